@@ -1,0 +1,202 @@
+"""What an engine is: a request body in, a response body out, whatever stands behind the seam.
+
+Requests and results are bytes and plain values, so an engine may live in this process, in another, or behind a URL.
+Nothing here knows of batches, files or shards, and importing this module imports no GPU stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+CHAT_COMPLETIONS = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+SCORE = "/v1/score"
+RERANK = "/v1/rerank"
+
+GENERATE_ENDPOINTS = frozenset({CHAT_COMPLETIONS, COMPLETIONS})
+POOLING_ENDPOINTS = frozenset({EMBEDDINGS, SCORE, RERANK})
+
+ONLINE_PRIORITY = 0
+BATCH_PRIORITY = 10
+"""vLLM orders lower values first. Online means <= 0, batch means >= 1; a client can never set it."""
+
+
+class ModelKind(StrEnum):
+    GENERATE = "generate"
+    POOLING = "pooling"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A served model.
+
+    `revision` is a fingerprint of the weights (commit hash, or a digest of a folder, or the preset of a simulation):
+    two engines serve the same model only when id and revision agree, and a batch keeps the pair it was created with.
+    """
+
+    id: str
+    revision: str
+    kind: ModelKind
+    endpoints: frozenset[str]
+    context_tokens_max: int | None
+    created_at: int
+    owned_by: str = "nightbatch"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One request as an engine sees it.
+
+    `request_id` is unique for the life of the engine (batch id and line number, never the client's custom_id).
+    `body` is the client's JSON object as it wrote it: the engine replaces its `model` and strips what could hurt others.
+    `sub_requests` is how many sequences it fans out to (`n`, array prompts, many inputs).
+    """
+
+    request_id: str
+    model: str
+    endpoint: str
+    body: bytes
+    priority: int = BATCH_PRIORITY
+    sub_requests: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """An answer, also when it is a refusal: `status_code` 2xx is a success, 4xx is *rejected* (never retried).
+
+    `body` is the endpoint's response in OpenAI's shape, or `{"error": {message, type, param, code}}`; it holds no newline.
+    """
+
+    status_code: int
+    body: bytes
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status_code < 300
+
+
+class EngineError(Exception):
+    """The request was not answered; nothing is known about the request itself.
+
+    EngineError
+      EngineUnavailable   run it elsewhere, or here after a restart
+      EngineOverloaded    run it later
+      EngineStartError    the engine could not start; the message is its root cause in one line
+    """
+
+
+class EngineUnavailable(EngineError):
+    """`died` says that the engine went down with this request in flight (what blame counts); False: it was not there,
+    was stopping, or gave an aborted answer."""
+
+    def __init__(self, reason: str, *, died: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.died = died
+
+
+class EngineOverloaded(EngineError):
+    def __init__(self, reason: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineStartError(EngineError):
+    pass
+
+
+class EngineState(StrEnum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DOWN = "down"
+    """Crash loop: too many deaths in a short time. Still tried again, at the longest back-off."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """`incarnation` counts the starts that became ready: two requests that died with the same incarnation died together.
+    `since_at` is wall-clock seconds. `reason` is one line for people (root cause, or "down since 03:10, 4 starts, ...")."""
+
+    state: EngineState
+    since_at: float
+    incarnation: int = 0
+    starts: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Bounds that a caller keeps. Counted in sub-requests and in KV tokens (prompt plus the most it may generate)."""
+
+    inflight_requests_max: int
+    inflight_tokens_max: int | None = None
+    body_bytes_max: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """A glance, free to take. Zeros where an engine cannot tell."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    step_ms: float = 0.0
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One engine serving one or more models. Every implementation passes tests/engine/conformance.
+
+    `start` may be called again after a death or a stop. `generate` raises only EngineError subclasses (and
+    asyncio.CancelledError); cancelling it frees the engine's slot within a step. `models`, `limits`, `status` and
+    `load` never block and may be called at any time.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def models(self) -> Sequence[ModelInfo]: ...
+
+    def limits(self) -> EngineLimits: ...
+
+    def status(self) -> EngineStatus: ...
+
+    def load(self) -> EngineLoad: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self, drain_seconds: float = 0.0) -> None: ...
+
+    async def generate(self, request: EngineRequest) -> EngineResult: ...
+
+    def stream(self, request: EngineRequest) -> AsyncIterator[bytes]:
+        """Server-sent events for one online request, frame by frame (`b"data: {...}\\n\\n"`), ending with `[DONE]`.
+        A refusal before the first token raises StreamRejected."""
+        ...
+
+    async def metrics(self) -> str:
+        """The engine's own Prometheus exposition text, or an empty string."""
+        ...
+
+
+class StreamRejected(Exception):
+    """The request of a stream was refused; `result` is the answer to send instead."""
+
+    def __init__(self, result: EngineResult) -> None:
+        super().__init__(f"rejected with status {result.status_code}")
+        self.result = result
