@@ -1,0 +1,15 @@
+"""Every number in the documents comes from a command here: `nightbatch bench NAME`, or `python -m benchmarks.NAME`.
+
+A benchmark is a module with `main(argv) -> int`, listed in `names()`. It measures through `benchmarks.form`, which owns
+the flags, the table and the JSON, so that all of them look and behave alike. README.md holds the figures.
+"""
+
+from __future__ import annotations
+
+
+def names() -> dict[str, str]:
+    """Name -> what it measures, in one line. Cheap: nothing else is imported."""
+    return {
+        "intake": "upload, index and validate 50,000 and 500,000 lines; overhead of a 10-line batch",
+        "throughput": "the same file through our API, vLLM's run_batch and a parallel client, on one model",
+    }
