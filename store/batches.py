@@ -1,0 +1,175 @@
+"""The rows of batches. A status moves by compare-and-set along `BATCH_EDGES`, here and nowhere else."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from store.files import find_file
+from store.records import (
+    BATCH_EDGES,
+    TERMINAL_STATUSES,
+    BatchRecord,
+    BatchStatus,
+    LineError,
+    NewBatch,
+    NotFound,
+    Page,
+)
+from store.rows import batch_record, batch_values, error_values
+from store.schema import BATCH_OPEN, batches, segments, shards
+from store.sqlite import Database
+
+CAN_FAIL = frozenset(status for status, following in BATCH_EDGES.items() if BatchStatus.FAILED in following)
+
+
+class Batches:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, new: NewBatch) -> BatchRecord:
+        """Store a batch as `validating`. From here until it ends its input file cannot be deleted."""
+
+        def create(connection: Connection) -> BatchRecord:
+            file = find_file(connection, new.tenant, new.input_file_id)
+            if file is None or (file.expires_at is not None and file.expires_at <= new.created_at):
+                raise NotFound(f"No such File object: {new.input_file_id}")
+            stored = sa.insert(batches).values(batch_values(new)).returning(*batches.c)
+            return batch_record(connection.execute(stored).mappings().one())
+
+        return await self._database.write(create)
+
+    async def get(self, tenant: str, batch_id: str) -> BatchRecord | None:
+        query = sa.select(batches).where(batches.c.id == batch_id, batches.c.tenant == tenant)
+
+        def get(connection: Connection) -> BatchRecord | None:
+            row = connection.execute(query).mappings().one_or_none()
+            return None if row is None else batch_record(row)
+
+        return await self._database.read(get)
+
+    async def list(self, tenant: str, *, after: str | None, limit: int) -> Page[BatchRecord]:
+        """A page, newest first. An unknown `after` gives an empty page."""
+        if limit < 1:
+            raise ValueError(f"a page has at least 1 batch, not {limit}")
+
+        def page(connection: Connection) -> Page[BatchRecord]:
+            query = sa.select(batches).where(batches.c.tenant == tenant)
+            if after is not None:
+                place = sa.select(batches.c.seq).where(batches.c.id == after, batches.c.tenant == tenant)
+                seq = connection.scalar(place)
+                if seq is None:
+                    return Page((), has_more=False)
+                query = query.where(batches.c.seq < seq)
+            rows = connection.execute(query.order_by(batches.c.seq.desc()).limit(limit + 1)).mappings().all()
+            return Page(tuple(map(batch_record, rows[:limit])), has_more=len(rows) > limit)
+
+        return await self._database.read(page)
+
+    async def active(self) -> builtins.list[BatchRecord]:
+        """Every batch that has not ended, of all tenants, oldest first."""
+        query = sa.select(batches).where(sa.literal_column(BATCH_OPEN)).order_by(batches.c.seq)
+
+        def active(connection: Connection) -> builtins.list[BatchRecord]:
+            return [batch_record(row) for row in connection.execute(query).mappings()]
+
+        return await self._database.read(active)
+
+    async def move(
+        self, batch_id: str, *, expected: Collection[BatchStatus], to: BatchStatus, at: int
+    ) -> BatchRecord | None:
+        """Move to `to` and stamp its time, if the status is one of `expected`; None when it is not.
+
+        ValueError when BATCH_EDGES has no such edge. Leaving `in_progress` ends a pause. An end gives the input file
+        free and drops the batch's shards and segment rows.
+        """
+        return await self._database.write(
+            lambda connection: move_batch(connection, batch_id, expected=expected, to=to, at=at)
+        )
+
+    async def fail(
+        self, batch_id: str, *, errors: Sequence[LineError], errors_total: int, at: int
+    ) -> BatchRecord | None:
+        """End a batch as `failed`, with the errors to show and how many there were; None when it has ended already."""
+        return await self._database.write(
+            lambda connection: move_batch(
+                connection,
+                batch_id,
+                expected=CAN_FAIL,
+                to=BatchStatus.FAILED,
+                at=at,
+                values=error_values(errors, errors_total),
+            )
+        )
+
+    async def pause(self, batch_id: str, *, reason: str, at: int) -> None:
+        """Say why an `in_progress` batch waits. A second pause changes the reason, not the time. Else nothing."""
+        changed = {"paused_at": sa.func.coalesce(batches.c.paused_at, at), "pause_reason": reason}
+        await self._change_running(batch_id, changed)
+
+    async def resume(self, batch_id: str) -> None:
+        await self._change_running(batch_id, {"paused_at": None, "pause_reason": None})
+
+    async def miss_deadline(self, batch_id: str, *, at: int) -> None:
+        """Remember when a batch that runs on passed its deadline; the first time counts."""
+        changed = (
+            sa.update(batches)
+            .where(
+                batches.c.id == batch_id,
+                batches.c.deadline_missed_at.is_(None),
+                batches.c.status.not_in([status.value for status in TERMINAL_STATUSES]),
+            )
+            .values(deadline_missed_at=at)
+        )
+        await self._execute(changed)
+
+    async def _change_running(self, batch_id: str, values: Mapping[str, Any]) -> None:
+        running = (batches.c.id == batch_id) & (batches.c.status == BatchStatus.IN_PROGRESS.value)
+        await self._execute(sa.update(batches).where(running).values(dict(values)))
+
+    async def _execute(self, statement: sa.Update) -> None:
+        def execute(connection: Connection) -> None:
+            connection.execute(statement)
+
+        await self._database.write(execute)
+
+
+def check_edges(expected: Collection[BatchStatus], to: BatchStatus) -> None:
+    for status in expected:
+        if to not in BATCH_EDGES.get(status, ()):
+            raise ValueError(f"a batch never moves from {status.value} to {to.value}")
+
+
+def move_batch(
+    connection: Connection,
+    batch_id: str,
+    *,
+    expected: Collection[BatchStatus],
+    to: BatchStatus,
+    at: int,
+    values: Mapping[str, Any] | None = None,
+) -> BatchRecord | None:
+    """The compare-and-set behind every change of status, inside the caller's transaction."""
+    check_edges(expected, to)
+    changed: dict[str, Any] = {"status": to.value, f"{to.value}_at": at, **(values or {})}
+    if to is not BatchStatus.IN_PROGRESS:
+        changed |= {"paused_at": None, "pause_reason": None}
+    if to.terminal:
+        changed["reading_file_id"] = None
+    moved = (
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.status.in_([status.value for status in expected]))
+        .values(changed)
+        .returning(*batches.c)
+    )
+    row = connection.execute(moved).mappings().one_or_none()
+    if row is None:
+        return None
+    if to.terminal:
+        connection.execute(sa.delete(segments).where(segments.c.batch_id == batch_id))
+        connection.execute(sa.delete(shards).where(shards.c.batch_id == batch_id))
+    return batch_record(row)

@@ -1,0 +1,188 @@
+"""The tables, and every rule about them that a database can keep by itself.
+
+Rows per file, batch, shard and segment, never per line. A rule that stands here cannot be broken by any caller, by a
+second process on the same file, or by hand; the Python around it only gives the better message. Changing a table means
+a new migration as well: `tests/store/test_migrations.py` compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from store.records import TERMINAL_STATUSES, BatchStatus, OnDeadline, ShardState
+
+metadata = sa.MetaData()
+
+
+def _one_of(column: str, values: Iterable[str]) -> str:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})"
+
+
+def _same(left: str, right: str) -> str:
+    """Both hold or neither does."""
+    return f"({left}) = ({right})"
+
+
+def _check(sql: str, name: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(sql, name=name)
+
+
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+SHARD_OPEN = "state <> 'sealed'"
+SHARD_LEASED = "state = 'leased'"
+BATCH_OPEN = "reading_file_id IS NOT NULL"
+"""Conditions of partial indexes. SQLite uses such an index only where the query repeats the condition literally."""
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("blob", sa.Text, nullable=False, unique=True),
+    sa.Column("summary", sa.Text),
+    _check("tenant <> ''", "files_tenant"),
+    _check("bytes >= 0", "files_bytes"),
+    sa.Index("files_by_tenant", "tenant", "seq"),
+    sa.Index("files_by_purpose", "tenant", "purpose", "seq"),
+    sa.Index("files_by_expiry", "expires_at", sqlite_where=sa.text("expires_at IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+deleted_files = sa.Table(
+    "deleted_files",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("deleted_at", sa.BigInteger, nullable=False),
+    _check("tenant <> ''", "deleted_files_tenant"),
+    sa.Index("deleted_files_by_age", "deleted_at"),
+)
+"""Where a deleted file stood, so that a client that deletes while it pages through a list does not lose its place."""
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("input_file_id", sa.Text, nullable=False),
+    # The same id for as long as the batch reads the file, then NULL: the client may delete its input afterwards.
+    sa.Column("reading_file_id", sa.Text, sa.ForeignKey("files.id", name="batches_reading_file")),
+    sa.Column("completion_window", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("on_deadline", sa.Text, nullable=False),
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("metadata", sa.Text),
+    sa.Column("output_expires_after_seconds", sa.BigInteger),
+    sa.Column("in_progress_at", sa.BigInteger),
+    sa.Column("finalizing_at", sa.BigInteger),
+    sa.Column("completed_at", sa.BigInteger),
+    sa.Column("failed_at", sa.BigInteger),
+    sa.Column("expired_at", sa.BigInteger),
+    sa.Column("cancelling_at", sa.BigInteger),
+    sa.Column("cancelled_at", sa.BigInteger),
+    sa.Column("deadline_missed_at", sa.BigInteger),
+    sa.Column("paused_at", sa.BigInteger),
+    sa.Column("pause_reason", sa.Text),
+    _count("total"),
+    _count("completed"),
+    _count("failed"),
+    _count("input_tokens"),
+    _count("cached_tokens"),
+    _count("output_tokens"),
+    sa.Column("errors", sa.Text),
+    _count("errors_total"),
+    sa.Column("output_file_id", sa.Text),
+    sa.Column("error_file_id", sa.Text),
+    _check("tenant <> ''", "batches_tenant"),
+    _check(_one_of("status", [status.value for status in BatchStatus]), "batches_status"),
+    _check(_one_of("on_deadline", [value.value for value in OnDeadline]), "batches_on_deadline"),
+    _check(
+        _same(_one_of("status", sorted(TERMINAL_STATUSES)), "reading_file_id IS NULL"),
+        "batches_read_until_they_end",
+    ),
+    _check("reading_file_id IS NULL OR reading_file_id = input_file_id", "batches_read_their_input"),
+    # A terminal status and its time come together; there is never the time of another end.
+    *(
+        _check(_same(f"status = '{status}'", f"{status}_at IS NOT NULL"), f"batches_{status}_at")
+        for status in sorted(TERMINAL_STATUSES)
+    ),
+    _check("status <> 'in_progress' OR in_progress_at IS NOT NULL", "batches_in_progress_at"),
+    _check("status <> 'finalizing' OR finalizing_at IS NOT NULL", "batches_finalizing_at"),
+    _check("status <> 'cancelling' OR cancelling_at IS NOT NULL", "batches_cancelling_at"),
+    _check("status <> 'expired' OR on_deadline = 'expire'", "batches_expire_only_if_told"),
+    _check(_same("paused_at IS NULL", "pause_reason IS NULL"), "batches_pause_reason"),
+    _check("paused_at IS NULL OR status = 'in_progress'", "batches_paused_in_progress"),
+    _check("completed >= 0 AND failed >= 0 AND completed + failed <= total", "batches_counts"),
+    _check("input_tokens >= 0 AND cached_tokens >= 0 AND output_tokens >= 0", "batches_usage"),
+    sa.Index("batches_by_tenant", "tenant", "seq"),
+    sa.Index("batches_by_reading_file", "reading_file_id"),
+    sa.Index("batches_open", "status", "seq", sqlite_where=sa.text(BATCH_OPEN)),
+    sqlite_autoincrement=True,
+)
+
+shards = sa.Table(
+    "shards",
+    metadata,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.id", name="shards_batch"), primary_key=True),
+    sa.Column("shard_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("start", sa.Integer, nullable=False),
+    sa.Column("stop", sa.Integer, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("holder", sa.Text),
+    sa.Column("lease_expires_at", sa.Double),
+    _count("completed"),
+    _count("failed"),
+    _count("input_tokens"),
+    _count("cached_tokens"),
+    _count("output_tokens"),
+    _check("tenant <> ''", "shards_tenant"),
+    _check("shard_no >= 0 AND start >= 0 AND stop > start", "shards_range"),
+    _check(_one_of("state", [state.value for state in ShardState]), "shards_state"),
+    _check("generation >= 0 AND (state = 'ready' OR generation > 0)", "shards_generation"),
+    _check(_same("state = 'leased'", "holder IS NOT NULL"), "shards_holder"),
+    _check(_same("state = 'leased'", "lease_expires_at IS NOT NULL"), "shards_lease_expires_at"),
+    _check("completed >= 0 AND failed >= 0 AND completed + failed <= stop - start", "shards_counts"),
+    _check("input_tokens >= 0 AND cached_tokens >= 0 AND output_tokens >= 0", "shards_usage"),
+    _check("state <> 'sealed' OR completed + failed = stop - start", "shards_sealed_when_done"),
+    sa.Index("shards_open", "batch_id", "shard_no", sqlite_where=sa.text(SHARD_OPEN)),
+    sa.Index("shards_leased", "holder", "lease_expires_at", sqlite_where=sa.text(SHARD_LEASED)),
+    sa.Index("shards_leases_by_expiry", "lease_expires_at", sqlite_where=sa.text(SHARD_LEASED)),
+    sqlite_with_rowid=False,
+)
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("batch_id", sa.Text, primary_key=True),
+    sa.Column("shard_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("valid_bytes", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["batch_id", "shard_no"], ["shards.batch_id", "shards.shard_no"], name="segments_shard"),
+    _check("tenant <> ''", "segments_tenant"),
+    _check("generation > 0", "segments_generation"),
+    _check("valid_bytes >= 0", "segments_valid_bytes"),
+    sqlite_with_rowid=False,
+)
+"""Segments of former generations, with as much of each as its successor found whole. Rows are never updated."""

@@ -1,0 +1,117 @@
+"""The store's front door: one data folder, opened whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from store import migrations
+from store.batches import Batches
+from store.blobs import Blobs
+from store.disk import Disk, free_bytes_of
+from store.files import Files
+from store.folder import DATABASE_NAME, SEGMENT_SUFFIX, prepare_folder, read_or_make_secret
+from store.lock import FolderLock
+from store.settings import StoreSettings
+from store.sqlite import Database
+from store.uploads import Uploads
+from store.work import Work
+
+
+class Store:
+    """What survives a crash. Open it with `open_store`, close it with `close` (or use it in `async with`)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        files: Files,
+        batches: Batches,
+        work: Work,
+        blobs: Blobs,
+        uploads: Uploads,
+        disk: Disk,
+        opened: AsyncExitStack,
+    ) -> None:
+        self.folder = folder
+        self.files = files
+        self.batches = batches
+        self.work = work
+        self.blobs = blobs
+        self.uploads = uploads
+        self.disk = disk
+        self._opened = opened
+
+    def order_path(self, batch_id: str) -> Path:
+        return self.folder / "work" / batch_id / "order"
+
+    def segment_path(self, batch_id: str, shard_no: int, generation: int) -> Path:
+        return self.folder / "work" / batch_id / f"{shard_no}-{generation}{SEGMENT_SUFFIX}"
+
+    def index_path(self, blob: str) -> Path:
+        path = self.blobs.path(blob)
+        return path.with_name(path.name + ".index")
+
+    async def close(self) -> None:
+        """End the index workers, close the database, let the folder go. A second call does nothing."""
+        await self._opened.aclose()
+
+    async def __aenter__(self) -> Store:
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self.close()
+
+
+async def open_store(
+    folder: Path,
+    *,
+    settings: StoreSettings = StoreSettings(),  # noqa: B008 (frozen)
+    now: Callable[[], float] = time.time,
+    lock: bool = True,
+    free_bytes_of: Callable[[Path], int] = free_bytes_of,
+) -> Store:
+    """Open the data folder, making it and bringing its database up to date where needed.
+
+    Raises FolderLocked when another server has it. `lock=False` is for a second opener that knows what it does (two
+    schedulers in a test): it leaves the uploads of the first alone.
+    """
+    folder = folder.absolute()
+    async with AsyncExitStack() as opening:
+        await asyncio.to_thread(prepare_folder, folder)
+        if lock:
+            held = FolderLock(folder)
+            opening.callback(held.release)
+            await asyncio.to_thread(_drop_unfinished_uploads, folder / "tmp")
+        secret = await asyncio.to_thread(read_or_make_secret, folder)
+        path = folder / DATABASE_NAME
+        await asyncio.to_thread(migrations.upgrade, path, settings)
+        database = Database(path, settings)
+        opening.push_async_callback(database.close)
+        disk = Disk(folder, settings, free_bytes_of=free_bytes_of)
+        blobs = Blobs(folder)
+        uploads = Uploads(folder, blobs, disk, settings, secret)
+        opening.push_async_callback(uploads.close)
+        return Store(
+            folder,
+            files=Files(database, now),
+            batches=Batches(database),
+            work=Work(database, now),
+            blobs=blobs,
+            uploads=uploads,
+            disk=disk,
+            opened=opening.pop_all(),
+        )
+
+
+def _drop_unfinished_uploads(tmp: Path) -> None:
+    """Nothing in tmp/ has a name that anyone was told: an interrupted upload or output starts again."""
+    for entry in tmp.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
