@@ -1,0 +1,58 @@
+"""Making bytes survive a power cut: whole writes, synced files, synced folders, atomic replacement."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""EFBIG too: a file size limit is as good as a full disk to whoever must write."""
+
+
+def disk_full(error: OSError) -> bool:
+    return error.errno in _FULL
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`: one call may write less (a signal, 2 GiB, a nearly full disk)."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, offset)
+        left = left[written:]
+        offset += written
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable: a file's own fsync does not."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder`, its name durable in its parent. The parent exists."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        sync_folder(folder.parent)
+
+
+def replace_file(path: Path, data: bytes | bytearray | memoryview) -> None:
+    """Write a small file so that it is there whole, or not at all. Missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(path.name + ".new")
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, data, 0)
+        os.fsync(fd)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+    temp.replace(path)
+    sync_folder(path.parent)

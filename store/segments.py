@@ -1,0 +1,302 @@
+"""A segment: the results of one shard and one lease generation, as numbered parts that never change.
+
+Format 1, little-endian. A part is a header of 64 bytes, a table of 32 bytes for each line, and a payload of finished
+JSONL lines, each with its newline. The checksum covers all of the part but itself, so a part counts whole or not at
+all, and a tail torn by a crash never counts. Every part carries the segment's nonce: no part of another file fits in.
+
+Only the generation's holder writes here and nobody truncates (the fence): after a failed write the next part is written
+over the remains of the failed one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from store.durable import disk_full, sync_folder, write_all
+from store.markers import reach
+from store.records import Damaged, DiskFull, LineResult, StoreError, TokenUsage
+
+MAGIC: Final = b"NBSEGM\x00\x01"
+VERSION: Final = 1
+HEADER: Final = struct.Struct("<8sIIIIQQQ16x")
+CHECKSUM_AT: Final = 40
+LINE_DTYPE: Final = np.dtype(
+    [
+        ("offset", "<u8"),  # within the payload
+        ("line_no", "<u4"),
+        ("length", "<u4"),  # without the newline that follows
+        ("input_tokens", "<u4"),
+        ("cached_tokens", "<u4"),
+        ("output_tokens", "<u4"),
+        ("succeeded", "u1"),
+        ("padding", "V3"),
+    ]
+)
+_READ_BYTES: Final = 1024 * 1024
+
+assert HEADER.size == 64
+assert LINE_DTYPE.itemsize == 32
+
+
+class _PartHeader(NamedTuple):
+    magic: bytes
+    version: int
+    part_no: int
+    lines: int
+    flags: int
+    payload_bytes: int
+    nonce: int
+    checksum: int
+
+    @property
+    def part_bytes(self) -> int:
+        return HEADER.size + self.lines * LINE_DTYPE.itemsize + self.payload_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What a segment holds: one row a line, in the order written. `offsets` are in the file; the byte after each line
+    is its newline. `usage` has a row (input, cached, output tokens) for each line."""
+
+    valid_bytes: int
+    parts: int
+    line_nos: npt.NDArray[np.uint32]
+    succeeded: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.uint64]
+    lengths: npt.NDArray[np.uint32]
+    usage: npt.NDArray[np.uint32]
+
+    @property
+    def completed(self) -> int:
+        return int(np.count_nonzero(self.succeeded))
+
+    @property
+    def failed(self) -> int:
+        return len(self.line_nos) - self.completed
+
+    @property
+    def usage_total(self) -> TokenUsage:
+        return usage_of(self.usage)
+
+
+def usage_of(rows: npt.NDArray[np.uint32]) -> TokenUsage:
+    sums = rows.sum(axis=0, dtype=np.uint64)
+    return TokenUsage(int(sums[0]), int(sums[1]), int(sums[2]))
+
+
+class SegmentWriter:
+    """Appends parts to one new segment. Blocking: call it on a thread."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._nonce = secrets.randbits(64)
+        self._parts = 0
+        self._valid_bytes = 0
+        self._unsure = False
+
+    @classmethod
+    def create(cls, path: Path) -> SegmentWriter:
+        """A new segment; FileExistsError when this generation already has one (it has another writer)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if disk_full(error):
+                raise DiskFull(f"no room for a new segment: {error.strerror} ({path})") from error
+            raise
+        sync_folder(path.parent)
+        return cls(path, fd)
+
+    @property
+    def valid_bytes(self) -> int:
+        return self._valid_bytes
+
+    def append(self, results: Sequence[LineResult]) -> int:
+        """Write one part and make it durable; the bytes of the segment that count now.
+
+        DiskFull leaves the segment as it was: the same results may be appended again later. After a failed fsync
+        nothing is known of what reached the disk, so the writer refuses to go on: take a new lease.
+        """
+        if self._unsure:
+            raise StoreError(f"segment {self.path} could not be made durable; take a new lease and write another")
+        if not results:
+            return self._valid_bytes
+        part = _encode(results, self._parts + 1, self._nonce)
+        try:
+            write_all(self._fd, part, self._valid_bytes)
+        except OSError as error:
+            if disk_full(error):
+                raise DiskFull(f"no room for {len(part):,} bytes of results: {error.strerror} ({self.path})") from error
+            raise
+        reach("append.written")
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._unsure = True
+            if disk_full(error):
+                raise DiskFull(f"results were not made durable: {error.strerror} ({self.path})") from error
+            raise
+        self._parts += 1
+        self._valid_bytes += len(part)
+        reach("append.synced")
+        return self._valid_bytes
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def scan(path: Path, valid_bytes: int | None = None) -> Scan:
+    """Read and checksum a segment. Blocking: call it on a thread.
+
+    With `valid_bytes` exactly that many bytes count, and anything wrong inside them is Damaged. With None all whole
+    parts count up to the first torn one; what is found is synced first, so that a length read here may be recorded as
+    durable. A segment that was never created holds nothing.
+    """
+    if valid_bytes == 0:
+        return _scan_of([], 0, 0)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if valid_bytes is None:
+            return _scan_of([], 0, 0)
+        raise Damaged(f"segment {path} is missing; {valid_bytes} bytes of it count") from None
+    try:
+        if valid_bytes is None:
+            os.fsync(fd)
+        return _scan(path, fd, valid_bytes)
+    finally:
+        os.close(fd)
+
+
+def _encode(results: Sequence[LineResult], part_no: int, nonce: int) -> bytes:
+    table = np.zeros(len(results), LINE_DTYPE)
+    lengths = np.array([len(result.line) for result in results], dtype=np.uint64)
+    table["length"] = lengths
+    table["offset"] = np.cumsum(lengths + np.uint64(1)) - (lengths + np.uint64(1))
+    table["line_no"] = [result.line_no for result in results]
+    table["succeeded"] = [result.succeeded for result in results]
+    table["input_tokens"] = [result.usage.input_tokens for result in results]
+    table["cached_tokens"] = [result.usage.cached_tokens for result in results]
+    table["output_tokens"] = [result.usage.output_tokens for result in results]
+    payload = b"\n".join([result.line for result in results]) + b"\n"
+    if payload.count(b"\n") != len(results):
+        raise ValueError("a result line holds a newline: it would be two lines of the output file")
+    body = table.tobytes() + payload
+    blank = HEADER.pack(MAGIC, VERSION, part_no, len(results), 0, len(payload), nonce, 0)
+    digest = xxhash.xxh3_64(blank)
+    digest.update(body)
+    return blank[:CHECKSUM_AT] + struct.pack("<Q", digest.intdigest()) + blank[CHECKSUM_AT + 8 :] + body
+
+
+def _scan(path: Path, fd: int, valid_bytes: int | None) -> Scan:
+    size = os.fstat(fd).st_size
+    if valid_bytes is not None and size < valid_bytes:
+        raise Damaged(f"segment {path} has {size} bytes; {valid_bytes} of it count")
+    limit = size if valid_bytes is None else valid_bytes
+    tables: list[npt.NDArray[Any]] = []
+    position = 0
+    nonce: int | None = None
+    while position < limit:
+        found = _read_part(fd, position, limit, len(tables) + 1, nonce)
+        if found is None:
+            break
+        header, table = found
+        table["offset"] += position + header.part_bytes - header.payload_bytes
+        tables.append(table)
+        nonce = header.nonce
+        position += header.part_bytes
+    if position < limit:
+        if valid_bytes is not None:
+            raise Damaged(f"segment {path} fails its checksum in part {len(tables) + 1}, at byte {position}")
+        _refuse_lost_parts(path, fd, position, size, len(tables))
+    return _scan_of(tables, position, len(tables))
+
+
+def _read_part(
+    fd: int, position: int, limit: int, part_no: int, nonce: int | None
+) -> tuple[_PartHeader, npt.NDArray[Any]] | None:
+    """The part at `position`, or None when there is no whole one."""
+    header = _read_header(fd, position)
+    if header is None or header.part_no != part_no or (nonce is not None and header.nonce != nonce):
+        return None
+    if position + header.part_bytes > limit:
+        return None
+    return _verified_part(fd, position, header)
+
+
+def _read_header(fd: int, position: int) -> _PartHeader | None:
+    raw = os.pread(fd, HEADER.size, position)
+    if len(raw) < HEADER.size:
+        return None
+    header = _PartHeader(*HEADER.unpack(raw))
+    return header if header.magic == MAGIC and header.version == VERSION and header.lines > 0 else None
+
+
+def _verified_part(fd: int, position: int, header: _PartHeader) -> tuple[_PartHeader, npt.NDArray[Any]] | None:
+    raw = os.pread(fd, HEADER.size, position)
+    digest = xxhash.xxh3_64(raw[:CHECKSUM_AT] + bytes(8) + raw[CHECKSUM_AT + 8 :])
+    table_bytes = header.lines * LINE_DTYPE.itemsize
+    at = position + HEADER.size
+    end = position + header.part_bytes
+    kept = bytearray()
+    while at < end:
+        data = os.pread(fd, min(_READ_BYTES, end - at), at)
+        if not data:
+            return None
+        digest.update(data)
+        if len(kept) < table_bytes:
+            kept += data[: table_bytes - len(kept)]
+        at += len(data)
+    if digest.intdigest() != header.checksum:
+        return None
+    return header, np.frombuffer(kept, LINE_DTYPE).copy()
+
+
+def _refuse_lost_parts(path: Path, fd: int, position: int, size: int, parts: int) -> None:
+    """A whole part behind a broken one means damage, not a torn tail: parts are synced one by one, in order."""
+    at = position
+    overlap = len(MAGIC) - 1
+    while at < size:
+        window = os.pread(fd, _READ_BYTES + overlap, at)
+        found = window.find(MAGIC)
+        while found >= 0:
+            header = _read_header(fd, at + found)
+            if (
+                header is not None
+                and header.part_no > parts + 1
+                and at + found + header.part_bytes <= size
+                and _verified_part(fd, at + found, header) is not None
+            ):
+                raise Damaged(
+                    f"segment {path} is broken at byte {position} (part {parts + 1}), "
+                    f"but part {header.part_no} behind it is whole"
+                )
+            found = window.find(MAGIC, found + 1)
+        at += _READ_BYTES
+
+
+def _scan_of(tables: list[npt.NDArray[Any]], valid_bytes: int, parts: int) -> Scan:
+    table = np.concatenate(tables) if tables else np.zeros(0, LINE_DTYPE)
+    usage = np.stack([table["input_tokens"], table["cached_tokens"], table["output_tokens"]], axis=1)
+    return Scan(
+        valid_bytes=valid_bytes,
+        parts=parts,
+        line_nos=table["line_no"].copy(),
+        succeeded=table["succeeded"] == 1,
+        offsets=table["offset"].copy(),
+        lengths=table["length"].copy(),
+        usage=usage,
+    )
