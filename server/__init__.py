@@ -1,0 +1,1 @@
+"""HTTP only: authenticate, parse, call the store or an engine, shape the reply."""

@@ -1,0 +1,95 @@
+"""The bytes of a file as a response: whole, a range, or compressed."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from starlette.datastructures import Headers
+
+from server.errors import ApiError
+from server.openai.ranges import ByteRange, Unsatisfiable, parse_range
+from store.blobs import Blobs
+from store.records import FileRecord
+
+OCTETS = "application/octet-stream"
+GZIP_LEVEL = 1
+GZIP_WBITS = 31  # zlib's word for a gzip header and trailer
+
+
+async def content_response(headers: Headers, record: FileRecord, blobs: Blobs, *, gzip_bytes_min: int) -> Response:
+    etag = f'"{record.id}"'
+    common = {
+        "accept-ranges": "bytes",
+        "etag": etag,
+        "content-disposition": disposition(record.filename),
+        "vary": "accept-encoding",
+    }
+    if etag in headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"etag": etag, "vary": "accept-encoding"})
+    wanted = _wanted_range(headers, record, etag)
+    if wanted is not None:
+        common["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{record.bytes}"
+        common["content-length"] = str(wanted.stop - wanted.start)
+        body = await _begun(blobs.read(record.blob, wanted.start, wanted.stop))
+        return StreamingResponse(body, status_code=206, headers=common, media_type=OCTETS)
+    body = await _begun(blobs.read(record.blob))
+    if record.bytes >= gzip_bytes_min and accepts_gzip(headers.get("accept-encoding", "")):
+        # A weak tag: the same file, in bytes that Range cannot address.
+        compressed = {**common, "content-encoding": "gzip", "etag": f"W/{etag}"}
+        return StreamingResponse(_gzipped(body), headers=compressed, media_type=OCTETS)
+    return StreamingResponse(body, headers={**common, "content-length": str(record.bytes)}, media_type=OCTETS)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    for item in accept_encoding.lower().split(","):
+        coding, _, parameters = item.partition(";")
+        if coding.strip() in ("gzip", "x-gzip"):
+            weight = parameters.strip().removeprefix("q=").strip()
+            return weight == "" or weight.strip("0.") != ""
+    return False
+
+
+def disposition(filename: str) -> str:
+    """A plain ASCII name for old clients and the real one in RFC 5987's form: nothing of a client's reaches it raw."""
+    plain = "".join(char if char.isascii() and char.isprintable() and char not in '"\\%' else "_" for char in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
+
+
+def _wanted_range(headers: Headers, record: FileRecord, etag: str) -> ByteRange | None:
+    if headers.get("if-range") not in (None, etag):
+        return None
+    try:
+        return parse_range(headers.get("range"), record.bytes)
+    except Unsatisfiable:
+        raise ApiError(
+            416,
+            f"The range {headers['range'][:100]!r} lies beyond the file's {record.bytes} bytes.",
+            code="range_not_satisfiable",
+            headers={"content-range": f"bytes */{record.bytes}"},
+        ) from None
+
+
+async def _begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Open the blob before the status is sent: one that cannot be read is an error answer, not a torn body."""
+    first = await anext(chunks, b"")
+
+    async def rest() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return rest()
+
+
+async def _gzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WBITS)
+    async for chunk in chunks:
+        compressed = await asyncio.to_thread(compressor.compress, chunk)
+        if compressed:
+            yield compressed
+    yield await asyncio.to_thread(compressor.flush)

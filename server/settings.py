@@ -1,0 +1,88 @@
+"""Every limit of the HTTP side, by name. One frozen value, made by the composition root and passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from store.records import OnDeadline
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+HOUR_SECONDS = 3600
+DAY_SECONDS = 24 * HOUR_SECONDS
+
+RETRY_AFTER_SECONDS_MAX = 120.0
+"""OpenAI's clients give up at once when `retry-after` is above this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What a `completion_window` means: the deadline, and what happens when it passes."""
+
+    seconds: int
+    on_deadline: OnDeadline = OnDeadline.EXPIRE
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise ValueError(f"a tier's seconds must be above 0, not {self.seconds}")
+
+
+DEFAULT_TIERS: Mapping[str, Tier] = MappingProxyType(
+    {"1h": Tier(HOUR_SECONDS), "24h": Tier(DAY_SECONDS), "7d": Tier(7 * DAY_SECONDS)}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """`upload_bytes_max` must not be above the store's limit of the same name: here it refuses by Content-Length,
+    before a byte is read; the store counts the bytes that really arrive."""
+
+    tiers: Mapping[str, Tier] = field(default_factory=lambda: DEFAULT_TIERS)
+
+    upload_bytes_max: int = 8 * GIB
+    upload_write_bytes: int = 1 * MIB
+    """Bytes of a file that are handed to the store at once."""
+    form_field_bytes_max: int = 8 * KIB
+    form_parts_max: int = 32
+    filename_chars_max: int = 1024
+    json_body_bytes_max: int = 64 * MIB
+
+    files_list_limit_default: int = 10_000
+    files_list_limit_max: int = 10_000
+    batches_list_limit_default: int = 20
+    batches_list_limit_max: int = 100
+    listed_batch_errors_max: int = 10
+    """Line errors of each batch in a list; `GET /v1/batches/{id}` shows all that the store keeps. `total` is exact."""
+
+    metadata_pairs_max: int = 16
+    metadata_key_chars_max: int = 64
+    metadata_value_chars_max: int = 512
+
+    expires_after_seconds_min: int = HOUR_SECONDS
+    expires_after_seconds_max: int = 30 * DAY_SECONDS
+    batch_file_expires_seconds: int | None = 30 * DAY_SECONDS
+    """When an uploaded batch input expires if the client does not say; None keeps it until it is deleted."""
+    output_expires_seconds: int | None = 30 * DAY_SECONDS
+    """When results expire if the client does not say, counted from when they were written; None keeps them."""
+
+    retry_after_seconds: float = 10.0
+    """The hint sent with 503 when no engine can answer."""
+    engine_metrics_seconds_max: float = 5.0
+    """How long `/metrics` waits for one engine's own series."""
+    gzip_bytes_min: int = 1 * KIB
+    """File contents below this are never compressed."""
+
+    def __post_init__(self) -> None:
+        if not self.tiers:
+            raise ValueError("server setting tiers is empty: at least one completion_window is needed")
+        if not 0 < self.retry_after_seconds <= RETRY_AFTER_SECONDS_MAX:
+            raise ValueError(
+                f"server setting retry_after_seconds must be above 0 and at most {RETRY_AFTER_SECONDS_MAX:.0f}, "
+                f"not {self.retry_after_seconds}: OpenAI's clients ignore longer hints and give up"
+            )
+        for name in ("upload_bytes_max", "upload_write_bytes", "json_body_bytes_max", "form_parts_max"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"server setting {name} must be above 0, not {getattr(self, name)}")
