@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import openai
 from openai.types import Batch
@@ -13,6 +13,7 @@ from benchmarks.form import CouldNotMeasure
 
 POLL_SECONDS = 0.01
 Endpoint = Literal["/v1/chat/completions", "/v1/embeddings", "/v1/completions"]
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 
 

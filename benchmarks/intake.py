@@ -7,7 +7,6 @@ sent to the moment the batch has left `validating`, as the client sees it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -32,6 +31,13 @@ VALIDATION_SECONDS_MAX = 600
 SMALL_BATCH_SECONDS_MAX = 60
 SMALL_POLL_SECONDS = 0.002
 MIB = 2**20
+INSTANT_ENGINE = """\
+[[models]]
+id = "instant"
+engine = "simulated"
+profile = "gpu-8b"
+time_scale = 0.0
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +74,30 @@ def bound_to(cores: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def serve_arguments(options: Options) -> list[str]:
-    """Which engine stands behind: none of its speed enters, but the lines must name a model that is served."""
-    if options.upstream:
-        return ["--upstream", options.upstream]
-    if options.model:
-        return ["--model", options.model, *(["--", *options.engine_args] if options.engine_args else [])]
-    return ["--simulate", str(options.extra["profile"])]
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What the server is started with. None of the engine's speed enters, but the lines must name a served model."""
+
+    engine: str
+    arguments: tuple[str, ...] = ()
+    config: str = ""
+
+    @classmethod
+    def of(cls, options: Options) -> Behind:
+        if options.upstream:
+            return cls("upstream", ("--upstream", options.upstream))
+        if options.model:
+            flags = ("--", *options.engine_args) if options.engine_args else ()
+            return cls("vllm", ("--model", options.model, *flags))
+        return cls("simulated, takes no time", config=INSTANT_ENGINE)
+
+    def server(self, cores: Collection[int]) -> ServerProcess:
+        return ServerProcess(self.arguments, config=self.config, cores=cores)
 
 
-def take_in(arguments: Sequence[str], cores: Collection[int], make_input: Callable[[str], Path]) -> Intake:
+def take_in(behind: Behind, cores: Collection[int], make_input: Callable[[str], Path]) -> Intake:
     """On a fresh server, so that memory starts from an idle process each time."""
-    with ServerProcess(arguments, cores=cores) as server:
+    with behind.server(cores) as server:
         api = client.connect(server.url)
         path = make_input(client.first_model(api))
         lines = path.read_bytes().count(b"\n")
@@ -103,10 +121,10 @@ def take_in(arguments: Sequence[str], cores: Collection[int], make_input: Callab
         )
 
 
-def small_batches(arguments: Sequence[str], cores: Collection[int], folder: Path, count: int) -> list[float]:
+def small_batches(behind: Behind, cores: Collection[int], folder: Path, count: int) -> list[float]:
     """Seconds from `create` to seeing `completed`; the first batch warms up and is not counted."""
     seconds = []
-    with ServerProcess(arguments, cores=cores) as server:
+    with behind.server(cores) as server:
         api = client.connect(server.url)
         path = folder / "small.jsonl"
         intake_lines.write(path, SMALL_LINES, model=client.first_model(api), line_bytes=LINE_BYTES)
@@ -135,12 +153,12 @@ def figures_of(taken: Sequence[Intake]) -> dict[str, Figure]:
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     server_cores, client_cores = split_cores(os.sched_getaffinity(0))
-    arguments = serve_arguments(options)
+    behind = Behind.of(options)
     facts: dict[str, Plain] = {
         "server_cores": len(server_cores),
         "client_cores": len(client_cores),
         "shared_core": server_cores == client_cores,
-        "engine": arguments[0].removeprefix("--"),
+        "engine": behind.engine,
     }
     arms = []
     with tempfile.TemporaryDirectory(prefix="nightbatch-bench-") as scratch, bound_to(client_cores):
@@ -148,12 +166,12 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
         for label, make_input in inputs(options, folder):
             taken = []
             for number in range(ROUNDS_QUICK if options.quick else ROUNDS):
-                taken.append(take_in(arguments, server_cores, make_input))
+                taken.append(take_in(behind, server_cores, make_input))
                 say(f"{label}, round {number + 1}: {taken[-1].seconds:.2f} s")
             arms.append(Arm(label, {**facts, "bytes": taken[-1].bytes, "lines": taken[-1].lines}, figures_of(taken)))
         count = SMALL_BATCHES_QUICK if options.quick else SMALL_BATCHES
         say(f"{count} batches of {SMALL_LINES} lines")
-        overheads = small_batches(arguments, server_cores, folder, count)
+        overheads = small_batches(behind, server_cores, folder, count)
     largest = arms[-1].figures
     return Report(
         figures={
@@ -187,12 +205,8 @@ def _generated(path: Path, count: int) -> Callable[[str], Path]:
     return make
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="instant", help="preset of the simulated engine (default: %(default)s)")
-
-
 def main(argv: Sequence[str]) -> int:
-    return run(argv, name="intake", description=DESCRIPTION, measure=measure, add_arguments=add_arguments)
+    return run(argv, name="intake", description=DESCRIPTION, measure=measure)
 
 
 if __name__ == "__main__":

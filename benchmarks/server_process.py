@@ -24,6 +24,8 @@ READY_SECONDS_MAX = 600
 STOP_SECONDS_MAX = 60
 PROBE_SECONDS = 0.05
 LOG_LINES_SHOWN = 12
+SETTINGS_PREFIX = "NIGHTBATCH_"
+SETTINGS_KEPT = frozenset({"NIGHTBATCH_CACHE"})
 
 
 def free_port() -> int:
@@ -54,7 +56,7 @@ class ChildProcess:
     ) -> None:
         self._command = list(command)
         self._folder = folder
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {**without_settings(os.environ), **(environment or {})}
         self._cores = cores
         self._process: subprocess.Popen[bytes] | None = None
         self.name = name
@@ -136,13 +138,23 @@ class ChildProcess:
         self.stop()
 
 
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a person configured for a server of theirs must not change what is measured; where models lie may stay."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(SETTINGS_PREFIX) or name in SETTINGS_KEPT
+    }
+
+
 class ServerProcess(ChildProcess):
-    """`nightbatch serve` on a data folder of its own, which goes with it."""
+    """`nightbatch serve` on a data folder of its own, which goes with it. `config` is the text of its nightbatch.toml."""
 
     def __init__(
         self,
         arguments: Sequence[str],
         *,
+        config: str = "",
         environment: Mapping[str, str] | None = None,
         cores: Collection[int] | None = None,
         ready_seconds_max: float = READY_SECONDS_MAX,
@@ -151,18 +163,17 @@ class ServerProcess(ChildProcess):
         folder = Path(self._scratch.name)
         self._port = free_port()
         self._ready_seconds_max = ready_seconds_max
-        command = [
-            sys.executable,
-            "-m",
-            "nightbatch",
-            "serve",
-            "--port",
-            str(self._port),
-            "--data",
-            str(folder / "data"),
-        ]
+        config_path = folder / "nightbatch.toml"
+        config_path.write_text(config)
         super().__init__(
-            [*command, *arguments], folder=folder, name="nightbatch serve", environment=environment, cores=cores
+            [
+                *(sys.executable, "-P", "-m", "nightbatch", "serve"),
+                *("--port", str(self._port), "--data", str(folder / "data"), *arguments),
+            ],
+            folder=folder,
+            name="nightbatch-serve",
+            environment={"NIGHTBATCH_CONFIG": str(config_path), **(environment or {})},
+            cores=cores,
         )
 
     @property

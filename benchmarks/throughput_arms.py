@@ -1,0 +1,165 @@
+"""The arms of `throughput`: how each of them sends the file, and what it states about itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import client, examples, machine, vllm_baselines
+from benchmarks.anonymous import argument
+from benchmarks.embedded import embedded_chat_model
+from benchmarks.engine_clock import EngineClock, Window
+from benchmarks.form import CouldNotMeasure, Options, Plain
+from benchmarks.server_process import ServerProcess
+from benchmarks.tap import Tap
+from benchmarks.vllm_baselines import Work
+
+CPU_FLAGS = (
+    *("--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "64"),
+    *(
+        "--max-num-batched-tokens",
+        "2048",
+        "--block-size",
+        "32",
+        "--kv-cache-memory-bytes",
+        "1073741824",
+        "--enforce-eager",
+    ),
+)
+"""On a CPU: a quick start, and blocks short enough for shared prefixes to be found (the default there is 128 tokens).
+On a GPU nothing is set that the person did not set."""
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one arm. `wall_seconds` is what a client waits, where that is more than the engine's window."""
+
+    window: Window
+    wall_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnableArm:
+    facts: Mapping[str, Plain]
+    run: Callable[[Path], Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    lines: Sequence[bytes]
+    count: int
+    inflight_max: int
+    model: str
+    upstream: str | None
+    flags: tuple[str, ...]
+    device: str
+    cores: tuple[int, ...]
+
+    @classmethod
+    def of(cls, options: Options, *, lines: Sequence[bytes], count: int, inflight_max: int) -> Plan:
+        device = machine.device()
+        if options.upstream is not None:
+            model = client.first_model(client.connect(options.upstream))
+        else:
+            model = options.model or embedded_chat_model()
+        return cls(
+            lines=lines,
+            count=count,
+            inflight_max=inflight_max,
+            model=model,
+            upstream=options.upstream,
+            flags=options.engine_args or (CPU_FLAGS if device == "cpu" else ()),
+            device=device,
+            cores=tuple(sorted(os.sched_getaffinity(0))),
+        )
+
+    def input(self, folder: Path, model: str) -> Path:
+        return examples.write_input(folder / "input.jsonl", self.lines, model, count=self.count)
+
+    def work(self, folder: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Work:
+        return Work(self.model, flags, self.input(folder, self.model), self.count, environment)
+
+
+def arms(plan: Plan) -> dict[str, RunnableArm]:
+    """In the order of the table: ours first."""
+    if plan.upstream is not None:
+        facts: dict[str, Plain] = {"upstream": argument(plan.upstream), "clock": "tap"}
+        return {
+            "ours": RunnableArm(facts, lambda folder: _ours_upstream(plan, folder)),
+            "parallel_client": RunnableArm(facts, lambda folder: _client_upstream(plan, folder)),
+        }
+    bound = vllm_baselines.core_binding(plan.device, plan.cores)
+    same = _facts(plan, plan.flags, bound)
+    return {
+        "ours": RunnableArm(same, lambda folder: _ours(plan, folder)),
+        "run_batch": RunnableArm(
+            same, lambda folder: Run(vllm_baselines.run_batch(plan.work(folder, plan.flags, bound), folder))
+        ),
+        "parallel_client": RunnableArm(
+            {**same, "inflight_max": plan.inflight_max},
+            lambda folder: Run(
+                vllm_baselines.parallel_client(
+                    plan.work(folder, plan.flags, bound), folder, inflight_max=plan.inflight_max
+                )
+            ),
+        ),
+        "run_batch_defaults": RunnableArm(
+            _facts(plan, (), {}), lambda folder: Run(vllm_baselines.run_batch(plan.work(folder, (), {}), folder))
+        ),
+    }
+
+
+def _facts(plan: Plan, flags: Sequence[str], bound: Mapping[str, str]) -> dict[str, Plain]:
+    facts: dict[str, Plain] = {
+        "model": argument(plan.model),
+        "engine_flags": " ".join(argument(flag) for flag in flags) or "vLLM's defaults",
+        "clock": "vLLM stat logger",
+    }
+    if plan.device == "cpu":
+        facts["cores_bound"] = bound.get("VLLM_CPU_OMP_THREADS_BIND", "vLLM's default (one core is left free)")
+    return facts
+
+
+def _ours(plan: Plan, folder: Path) -> Run:
+    clock = EngineClock(folder)
+    arguments = ["--model", plan.model, *(["--", *plan.flags] if plan.flags else [])]
+    with ServerProcess(arguments, environment={**vllm_baselines.QUIET, **clock.environment()}) as server:
+        wall_seconds = _through_api(plan, server, folder)
+    return Run(clock.window(requests=plan.count), wall_seconds)
+
+
+def _through_api(plan: Plan, server: ServerProcess, folder: Path) -> float:
+    """Upload to completed, and a look at the counts: an errored line would make the arm look fast."""
+    api = client.connect(server.url)
+    path = plan.input(folder, client.first_model(api))
+    began = time.perf_counter()
+    batch = client.create(api, client.upload(api, path), _endpoint(plan.lines[0]))
+    client.wait_until_done(api, batch, seconds_max=vllm_baselines.RUN_SECONDS_MAX, poll_seconds=POLL_SECONDS)
+    return time.perf_counter() - began
+
+
+def _endpoint(line: bytes) -> client.Endpoint:
+    for endpoint in client.ENDPOINTS:
+        if f'"{endpoint}"'.encode() in line:
+            return endpoint
+    raise CouldNotMeasure(f"the input names none of the endpoints {', '.join(client.ENDPOINTS)}")
+
+
+def _ours_upstream(plan: Plan, folder: Path) -> Run:
+    assert plan.upstream is not None
+    with Tap(plan.upstream, folder) as tap:
+        with ServerProcess(["--upstream", tap.url]) as server:
+            wall_seconds = _through_api(plan, server, folder)
+        return Run(tap.window(requests=plan.count), wall_seconds)
+
+
+def _client_upstream(plan: Plan, folder: Path) -> Run:
+    assert plan.upstream is not None
+    with Tap(plan.upstream, folder) as tap:
+        vllm_baselines.send_all(tap.url, plan.work(folder, (), {}), folder, inflight_max=plan.inflight_max)
+        return Run(tap.window(requests=plan.count))
