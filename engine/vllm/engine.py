@@ -1,0 +1,233 @@
+"""The engine that the rest of Nightbatch sees: a client of its host process. Imports no vllm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from engine.protocol import (
+    GENERATE_ENDPOINTS,
+    EngineLimits,
+    EngineLoad,
+    EngineOverloaded,
+    EngineRequest,
+    EngineResult,
+    EngineStartError,
+    EngineState,
+    EngineStatus,
+    EngineUnavailable,
+    ModelInfo,
+    StreamRejected,
+)
+from engine.vllm import launch, source
+from engine.vllm.arguments import UnknownArgument, check
+from engine.vllm.connection import HostConnection
+from engine.vllm.frames import Launch, Ready
+from engine.vllm.pace import silence_seconds_max
+from engine.vllm.source import ModelSource, SourceError
+from engine.vllm.spec import VllmSpec
+
+QUEUE_FACTOR = 1.5
+"""In flight per sequence slot: the engine's own queue is never empty, and not so long that an answer comes late."""
+
+OVERLOAD_FACTOR = 4
+"""Asks beyond this many times the limit are refused: the caller does not keep its bound."""
+
+INFLIGHT_BEFORE_READY = 64
+WATCH_SECONDS = 1.0
+
+
+class VllmEngine:
+    """One model on one host process. `start` may be called again after a death or a stop."""
+
+    def __init__(self, spec: VllmSpec, *, folder: Path, now: Callable[[], float] = time.time) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._now = now
+        self._source: ModelSource | None = None
+        self._source_error: str | None = None
+        self._facts: Ready | None = None
+        self._connection: HostConnection | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._inflight = 0
+        self._status = EngineStatus(EngineState.STOPPED, now())
+        self._inspect()
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Empty as long as a hub id has never been downloaded: its revision is not known."""
+        found = self._source
+        if found is None or found.revision is None:
+            return ()
+        kind = self._spec.kind or source.kind_of(found.config)
+        endpoints = source.endpoints_of(kind, found.config)
+        context = source.context_tokens(found.config)
+        if self._facts is not None:
+            endpoints, context = frozenset(self._facts.endpoints), self._facts.context_tokens_max
+        return (ModelInfo(self._spec.model_id, found.revision, kind, endpoints, context, found.created_at),)
+
+    def limits(self) -> EngineLimits:
+        facts = self._facts
+        if facts is None:
+            return EngineLimits(INFLIGHT_BEFORE_READY)
+        generates = not GENERATE_ENDPOINTS.isdisjoint(facts.endpoints)
+        return EngineLimits(int(facts.sequences_max * QUEUE_FACTOR), facts.kv_tokens if generates else None)
+
+    def status(self) -> EngineStatus:
+        return self._status
+
+    def load(self) -> EngineLoad:
+        connection = self._connection
+        if connection is None:
+            return EngineLoad()
+        pulse = connection.pulse
+        return EngineLoad(pulse.running, pulse.waiting, pulse.kv_use, pulse.step_ms)
+
+    async def start(self) -> None:
+        """Returns when the engine is ready; raises EngineStartError with the root cause in one line."""
+        if self._status.state is EngineState.READY:
+            return
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(), name=f"start {self.name}")
+            self._starting.add_done_callback(self._started)
+        try:
+            await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if self._starting is None or not self._starting.cancelled():
+                await self._abandon_start()
+                raise
+            raise EngineStartError(f"engine {self.name} was stopped while it started") from None
+
+    def _started(self, task: asyncio.Task[None]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # seen by whoever awaits `start`
+
+    async def _abandon_start(self) -> None:
+        if (starting := self._starting) is not None:
+            starting.cancel()
+            await asyncio.wait({starting})
+
+    async def _start(self) -> None:
+        self._set(EngineState.STARTING, starts=self._status.starts + 1)
+        try:
+            self._connection = await self._open()
+        except asyncio.CancelledError:
+            self._set(EngineState.STOPPED, reason="stopped while it started")
+            raise
+        except EngineStartError as error:
+            self._set(EngineState.DOWN, reason=str(error))
+            raise
+        self._facts = self._connection.ready
+        self._watching = asyncio.create_task(self._watch(self._connection), name=f"watch {self.name}")
+        self._set(EngineState.READY, incarnation=self._status.incarnation + 1)
+        if self._source is not None and self._source.revision is None:
+            await asyncio.to_thread(self._inspect)
+
+    async def _open(self) -> HostConnection:
+        await asyncio.to_thread(self._inspect)
+        if self._source is None:
+            raise EngineStartError(self._source_error or f"{self._spec.source}: no such model")
+        spec, local = self._spec, self._source.local
+        try:
+            check(spec.engine_args, None)
+        except UnknownArgument as error:
+            raise EngineStartError(str(error)) from None
+        flags = launch.flags(spec, spec.kind or source.kind_of(self._source.config))
+        environment = launch.environment(spec, self._folder, os.environ, launch.preloads(), local=local)
+        model = str(Path(spec.source).expanduser().resolve()) if local else spec.source
+        order = Launch(spec.name, spec.model_id, model, flags)
+        return await HostConnection.open(
+            order, folder=self._folder, environment=environment, seconds_max=spec.start_seconds_max
+        )
+
+    def _inspect(self) -> None:
+        try:
+            self._source, self._source_error = source.inspect(self._spec.source), None
+        except SourceError as error:
+            self._source, self._source_error = None, str(error)
+
+    async def _watch(self, connection: HostConnection) -> None:
+        """Until the host is gone. A silence with requests in flight is a death too: the host is killed."""
+        while not connection.gone.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.gone.wait(), WATCH_SECONDS)
+            silent = time.monotonic() - connection.moved_at
+            if connection.inflight and silent > silence_seconds_max(connection.pulse.step_ms_max):
+                await connection.kill(f"no engine step finished for {silent:.0f} s with requests in flight")
+        if self._connection is connection:
+            self._connection = None
+            self._set(EngineState.STOPPED, reason=connection.reason)
+            await connection.kill()
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        await self._abandon_start()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._set(EngineState.STOPPED, reason="stopped")
+            await connection.stop(drain_seconds)
+        if self._watching is not None:
+            await asyncio.wait({self._watching})
+            self._watching = None
+        self._set(EngineState.STOPPED, reason=self._status.reason)
+
+    async def generate(self, request: EngineRequest) -> EngineResult:
+        connection = self._ready(request)
+        self._inflight += request.sub_requests
+        try:
+            return await connection.ask(request.endpoint, request.body, request.priority)
+        finally:
+            self._inflight -= request.sub_requests
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[bytes]:
+        connection = self._ready(request)
+        self._inflight += request.sub_requests
+        events = connection.stream(request.endpoint, request.body, request.priority)
+        try:
+            async with contextlib.aclosing(events):  # type: ignore[type-var]
+                async for event in events:
+                    if isinstance(event, EngineResult):
+                        raise StreamRejected(event)
+                    yield event
+        finally:
+            self._inflight -= request.sub_requests
+
+    def _ready(self, request: EngineRequest) -> HostConnection:
+        connection = self._connection
+        if connection is None or connection.gone.is_set():
+            why = f" ({self._status.reason})" if self._status.reason else ""
+            raise EngineUnavailable(f"engine {self.name} is {self._status.state.value}{why}")
+        bound = self.limits().inflight_requests_max * OVERLOAD_FACTOR
+        if self._inflight and self._inflight + request.sub_requests > bound:
+            raise EngineOverloaded(f"engine {self.name}: {self._inflight} requests are in flight of at most {bound}")
+        return connection
+
+    async def metrics(self) -> str:
+        connection = self._connection
+        return "" if connection is None or connection.gone.is_set() else await connection.metrics()
+
+    def _set(
+        self,
+        state: EngineState,
+        *,
+        reason: str | None = None,
+        incarnation: int | None = None,
+        starts: int | None = None,
+    ) -> None:
+        before = self._status
+        since = before.since_at if before.state is state else self._now()
+        self._status = EngineStatus(
+            state,
+            since,
+            before.incarnation if incarnation is None else incarnation,
+            before.starts if starts is None else starts,
+            reason,
+        )

@@ -1,0 +1,156 @@
+"""What the server and an engine's host say to each other: length-prefixed msgpack over a socket pair.
+
+The pair has no name in the file system: nobody else can connect, nothing is left behind, and a side that dies is seen
+at once as the end of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TypeAlias
+
+import msgspec
+
+FRAME_BYTES_MAX = 256 * 1024 * 1024
+"""The largest frame taken from the other side (bodies and answers are below a quarter of it)."""
+
+_LENGTH = struct.Struct("!I")
+
+
+class Launch(msgspec.Struct, tag="launch", array_like=True):
+    """The first frame: what to serve. `flags` are vLLM's own command line, complete but for model and name."""
+
+    engine: str
+    model_id: str
+    source: str
+    flags: list[str]
+
+
+class Ask(msgspec.Struct, tag="ask", array_like=True):
+    no: int
+    endpoint: str
+    body: bytes
+    priority: int
+    stream: bool = False
+
+
+class Cancel(msgspec.Struct, tag="cancel", array_like=True):
+    no: int
+
+
+class Stop(msgspec.Struct, tag="stop", array_like=True):
+    """Take nothing new, answer what is in flight for at most `drain_seconds`, then end."""
+
+    drain_seconds: float
+
+
+class MetricsAsk(msgspec.Struct, tag="metrics?", array_like=True):
+    no: int
+
+
+class Processes(msgspec.Struct, tag="processes", array_like=True):
+    """Pid and start time of the host and of everything below it."""
+
+    processes: list[tuple[int, float, str]]
+
+
+class Ready(msgspec.Struct, tag="ready", array_like=True):
+    """What the engine turned out to be."""
+
+    vllm_version: str
+    endpoints: list[str]
+    context_tokens_max: int
+    sequences_max: int
+    kv_tokens: int | None
+    kv_bytes: int | None
+    device: str
+    seconds: float
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True):
+    """The engine could not start, or ended by itself. `reason` is one line; `exact` says that it is the root cause as
+    the host saw it, and not just that a child died (whose own words are in the log)."""
+
+    reason: str
+    exact: bool
+
+
+class Answer(msgspec.Struct, tag="answer", array_like=True):
+    no: int
+    status_code: int
+    body: bytes
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Event(msgspec.Struct, tag="event", array_like=True):
+    """One server-sent event of a stream. The stream ends with an `Answer` of status 200 and no body."""
+
+    no: int
+    data: bytes
+
+
+class Unavailable(msgspec.Struct, tag="unavailable", array_like=True):
+    no: int
+    reason: str
+    overloaded: bool = False
+
+
+class MetricsText(msgspec.Struct, tag="metrics", array_like=True):
+    no: int
+    text: str
+
+
+class Pulse(msgspec.Struct, tag="pulse", array_like=True):
+    """Sent about twice a second. `steps` counts finished engine steps; `step_ms` is their recent mean and
+    `step_ms_max` a slowly forgetting maximum."""
+
+    running: int
+    waiting: int
+    kv_use: float
+    step_ms: float
+    step_ms_max: float
+    steps: int
+
+
+ToHost: TypeAlias = Launch | Ask | Cancel | Stop | MetricsAsk
+FromHost: TypeAlias = Processes | Ready | Failed | Answer | Event | Unavailable | MetricsText | Pulse
+
+_encoder = msgspec.msgpack.Encoder()
+_to_host = msgspec.msgpack.Decoder(ToHost)
+_from_host = msgspec.msgpack.Decoder(FromHost)
+
+
+class FrameTooLarge(Exception):
+    pass
+
+
+def encode(frame: ToHost | FromHost) -> bytes:
+    payload = _encoder.encode(frame)
+    if len(payload) > FRAME_BYTES_MAX:
+        raise FrameTooLarge(f"a frame of {len(payload)} bytes is above the limit of {FRAME_BYTES_MAX}")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes | None:
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > FRAME_BYTES_MAX:
+            raise FrameTooLarge(f"a frame of {length} bytes is above the limit of {FRAME_BYTES_MAX}")
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+async def read_to_host(reader: asyncio.StreamReader) -> ToHost | None:
+    """The next frame from the server; None when it is gone (also in the middle of a frame)."""
+    payload = await _read(reader)
+    return None if payload is None else _to_host.decode(payload)
+
+
+async def read_from_host(reader: asyncio.StreamReader) -> FromHost | None:
+    """The next frame from the host; None when it is gone (also in the middle of a frame)."""
+    payload = await _read(reader)
+    return None if payload is None else _from_host.decode(payload)

@@ -1,0 +1,173 @@
+"""The process that holds one vLLM engine: `python -P -m engine.vllm.host SOCKET_FD`.
+
+It answers frames of the server on an inherited socket and ends when its standard input does. Nothing heavy is imported
+before the watch on the server runs: vLLM's imports alone take seconds, and building an engine blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from engine import processes
+from engine.vllm import answering, frames
+from engine.vllm.answering import EngineDied, Serves
+from engine.vllm.watch import die_with_server, end_now
+
+PULSE_SECONDS = 0.5
+WRITE_BUFFER_BYTES = 8 * 1024 * 1024
+"""Above this an answer waits for the server to read before it is written."""
+
+CANCEL_SECONDS = 2.0
+ENGINE_DEAD_EXIT_CODE = 72
+
+
+class Host:
+    """Answers asks until told to stop."""
+
+    def __init__(self, writer: asyncio.StreamWriter, serving: Serves) -> None:
+        self._writer = writer
+        self._serving = serving
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._died = asyncio.Event()
+
+    async def run(self, reader: asyncio.StreamReader) -> bool:
+        """Until the server says stop or is gone (True), or the engine dies (False)."""
+        pulse = asyncio.create_task(self._pulse())
+        died = asyncio.create_task(self._died.wait())
+        serve = asyncio.create_task(self._serve(reader))
+        try:
+            await asyncio.wait({serve, died}, return_when=asyncio.FIRST_COMPLETED)
+            if serve.done():
+                serve.result()
+            return not self._died.is_set()
+        finally:
+            for task in (pulse, died, serve):
+                task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader) -> None:
+        while (frame := await frames.read_to_host(reader)) is not None:
+            match frame:
+                case frames.Ask():
+                    self._start(frame.no, self._stream(frame) if frame.stream else self._answer(frame))
+                case frames.Cancel(no):
+                    if (task := self._tasks.get(no)) is not None:
+                        task.cancel()
+                case frames.MetricsAsk(no):
+                    await self._send(frames.MetricsText(no, self._serving.metrics()))
+                case frames.Stop(drain_seconds):
+                    await self._drain(drain_seconds)
+                    return
+
+    def _start(self, no: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[no] = task
+        task.add_done_callback(lambda _task: self._tasks.pop(no, None))
+
+    async def _answer(self, ask: frames.Ask) -> None:
+        try:
+            await self._send(await answering.answer(self._serving, ask))
+        except EngineDied:
+            self._died.set()
+        except Exception as error:  # noqa: BLE001 (one request must not take the host down)
+            await self._send(frames.Unavailable(ask.no, f"the engine's front failed: {type(error).__name__}: {error}"))
+
+    async def _stream(self, ask: frames.Ask) -> None:
+        try:
+            async for frame in answering.stream(self._serving, ask):
+                await self._send(frame)
+        except EngineDied:
+            self._died.set()
+        except Exception as error:  # noqa: BLE001
+            await self._send(frames.Unavailable(ask.no, f"the engine's front failed: {type(error).__name__}: {error}"))
+
+    async def _drain(self, seconds: float) -> None:
+        if self._tasks and seconds > 0:
+            await asyncio.wait(list(self._tasks.values()), timeout=seconds)
+        for task in list(self._tasks.values()):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_SECONDS)
+
+    async def _pulse(self) -> None:
+        """The load, twice a second; also how an engine that dies while idle is noticed."""
+        while True:
+            await asyncio.sleep(PULSE_SECONDS)
+            if self._serving.dead:
+                self._died.set()
+                return
+            await self._send(self._serving.pulse())
+
+    async def _send(self, frame: frames.FromHost) -> None:
+        await send(self._writer, frame)
+
+
+async def send(writer: asyncio.StreamWriter, frame: frames.FromHost) -> None:
+    """Write one frame; a server that is gone is the watch's business."""
+    try:
+        writer.write(frames.encode(frame))
+        if writer.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
+            await writer.drain()
+    except ConnectionError:
+        return
+
+
+async def report_processes(writer: asyncio.StreamWriter) -> None:
+    marks = await asyncio.to_thread(processes.tree_of, os.getpid(), "host")
+    await send(writer, frames.Processes([(mark.pid, mark.started_at, mark.what) for mark in marks]))
+
+
+async def main(fd: int) -> int:
+    reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fd))
+    launch = await frames.read_to_host(reader)
+    if not isinstance(launch, frames.Launch):
+        return 0
+    try:
+        from engine.vllm.serving import open_serving
+
+        async with open_serving(launch) as (serving, facts):
+            await report_processes(writer)
+            await send(writer, facts)
+            orderly = await Host(writer, serving).run(reader)
+            if not orderly:
+                await send(writer, frames.Failed("the engine died", exact=False))
+    except Exception as error:
+        await send(writer, frames.Failed(*_cause(error)))
+        orderly = False
+        raise
+    finally:
+        await _flush(writer)
+    return 0 if orderly else ENGINE_DEAD_EXIT_CODE
+
+
+def _cause(error: Exception) -> tuple[str, bool]:
+    """One line, and whether it is the root: what happened in a child stands only in the log."""
+    from engine.vllm.causes import is_generic, one_line
+
+    line = one_line(f"{type(error).__name__}: {error}")
+    return line, not is_generic(line)
+
+
+async def _flush(writer: asyncio.StreamWriter) -> None:
+    try:
+        await asyncio.wait_for(writer.drain(), CANCEL_SECONDS)
+    except (OSError, TimeoutError):
+        return
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_server(0)
+    exit_code = ENGINE_DEAD_EXIT_CODE
+    try:
+        exit_code = asyncio.run(main(int(sys.argv[1])))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if exit_code:
+            end_now(exit_code)
