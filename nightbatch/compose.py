@@ -1,0 +1,132 @@
+"""The composition root: the one place where store, scheduler, engines and HTTP are chosen and joined."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.registry import Registry
+from nightbatch.config import Config
+from nightbatch.engines import Fleet, build_fleet
+from scheduler.loop import Scheduler
+from scheduler.settings import SchedulerSettings
+from server.app import create_app
+from server.settings import ServerSettings, Tier
+from server.tenants import Tenants
+from store import Store, StoreSettings, open_store
+from store.records import OnDeadline
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+MIB = 1024 * 1024
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything one server process is made of, joined and not yet running. Whoever composes it also closes it."""
+
+    store: Store
+    fleet: Fleet
+    registry: Registry
+    scheduler: Scheduler
+    app: FastAPI
+
+
+async def compose(
+    config: Config,
+    *,
+    now: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+    environment: Mapping[str, str] | None = None,
+) -> House:
+    """Open the data folder and join the parts. Raises store.records.FolderLocked and engine.memory's refusals before
+    anything runs; the store is closed again when a later part refuses."""
+    environment = os.environ if environment is None else environment
+    store = await open_store(config.store.folder, settings=store_settings(config), now=now)
+    try:
+        fleet = await build_fleet(config, folder=config.store.folder / "engines", environment=environment, now=now)
+        registry = Registry(fleet.engines, config.names)
+        scheduler = Scheduler(
+            store,
+            registry,
+            scheduler_settings(config),
+            now=now,
+            monotonic=monotonic,
+            holder=f"{socket.gethostname()}:{os.getpid()}:{int(now() * 1000)}",
+        )
+        registry.on_change(scheduler.wake)
+        app = create_app(
+            store=store,
+            registry=registry,
+            wake=scheduler.wake,
+            tenants=tenants(config),
+            settings=server_settings(config),
+            now=now,
+        )
+    except BaseException:
+        await store.close()
+        raise
+    return House(store, fleet, registry, scheduler, app)
+
+
+def store_settings(config: Config) -> StoreSettings:
+    section = config.store
+    return StoreSettings(
+        upload_bytes_max=section.upload_mib_max * MIB,
+        line_bytes_max=section.line_mib_max * MIB,
+        lines_max=section.lines_max,
+        line_errors_shown_max=section.line_errors_shown_max,
+        index_workers_max=section.index_workers_max,
+        disk_reserve_bytes=section.disk_reserve_mib * MIB,
+        readers_max=section.readers_max,
+    )
+
+
+def scheduler_settings(config: Config) -> SchedulerSettings:
+    section = config.scheduler
+    return SchedulerSettings(
+        shard_lines_max=section.shard_lines_max,
+        shard_bytes_max=section.shard_mib_max * MIB,
+        shards_open_max=section.shards_open_max,
+        lease_seconds=section.lease_seconds,
+        append_interval_ms=section.append_interval_ms,
+        inflight_requests_multiple=section.inflight_requests_multiple,
+        inflight_tokens_multiple=section.inflight_tokens_multiple,
+        output_tokens_assumed=section.output_tokens_assumed,
+        answer_attempts_max=section.answer_attempts_max,
+        intakes_max=section.intakes_max,
+        finalizes_max=section.finalizes_max,
+        line_errors_shown_max=config.store.line_errors_shown_max,
+        output_retention_seconds=_days(config.server.output_kept_days),
+        # store.open_store holds the folder's lock for this process.
+        sole_scheduler=True,
+    )
+
+
+def server_settings(config: Config) -> ServerSettings:
+    return ServerSettings(
+        tiers={
+            name: Tier(tier.seconds, OnDeadline(tier.on_deadline))
+            for name, tier in config.tiers.items()
+            if tier.offered
+        },
+        upload_bytes_max=config.store.upload_mib_max * MIB,
+        json_body_bytes_max=config.server.json_body_mib_max * MIB,
+        batch_file_expires_seconds=_days(config.server.input_kept_days),
+        output_expires_seconds=_days(config.server.output_kept_days),
+    )
+
+
+def tenants(config: Config) -> Tenants:
+    return Tenants({digest: tenant.name for tenant in config.tenants for digest in tenant.key_sha256})
+
+
+def _days(days: float) -> int | None:
+    """Zero means kept until deleted."""
+    return int(days * DAY_SECONDS) or None
