@@ -14,6 +14,7 @@ import os
 import secrets
 from pathlib import Path
 
+from store.durable import sync_folder
 from store.lock import LOCK_NAME
 from store.records import Damaged, StoreError
 
@@ -77,12 +78,3 @@ def _make_secret(folder: Path, path: Path) -> None:
     finally:
         draft.unlink()
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
