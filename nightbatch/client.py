@@ -1,0 +1,172 @@
+"""A batch server seen from the command: the official `openai` package, with progress, resumable downloads and one-line errors.
+
+Works against Nightbatch and against any server that speaks the same API.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+from openai.types import Batch, FileObject, Model
+
+URL_DEFAULT = "http://127.0.0.1:8000"
+DOWNLOAD_ATTEMPTS_MAX = 5
+DOWNLOAD_CHUNK_BYTES = 1 << 20
+PAGE_BATCHES_MAX = 100
+
+OnBytes = Callable[[int], None]
+"""Told how many bytes have gone so far; it may go back when a transfer starts again."""
+
+
+class ClientError(Exception):
+    """What went wrong between us and the server, in one line. `status_code` is None when there was no answer."""
+
+    def __init__(self, message: str, *, status_code: int | None = None) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+    @property
+    def unreachable(self) -> bool:
+        return self.status_code is None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which server, and as whom."""
+
+    url: str
+    api_key: str | None = None
+
+    @classmethod
+    def find(cls, url: str | None, api_key: str | None, environment: Mapping[str, str] | None = None) -> Target:
+        """Flag, then NIGHTBATCH_URL / NIGHTBATCH_API_KEY, then OPENAI_BASE_URL / OPENAI_API_KEY, then this machine.
+
+        An OpenAI key goes only to the server that OPENAI_BASE_URL names: never to another one by accident.
+        """
+        environment = os.environ if environment is None else environment
+        own = url or environment.get("NIGHTBATCH_URL")
+        theirs = environment.get("OPENAI_BASE_URL")
+        key = api_key or environment.get("NIGHTBATCH_API_KEY")
+        if not own and theirs:
+            return cls(_root(theirs), key or environment.get("OPENAI_API_KEY"))
+        return cls(_root(own or URL_DEFAULT), key)
+
+
+def _root(url: str) -> str:
+    url = url if "://" in url else f"http://{url}"
+    return url.rstrip("/").removesuffix("/v1")
+
+
+class CountedFile(io.FileIO):
+    """A file that says how far it has been read: the openai package streams it part by part."""
+
+    def __init__(self, path: Path, on_bytes: OnBytes) -> None:
+        super().__init__(path, "rb")
+        self._on_bytes = on_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(-1 if size is None else size)
+        self._on_bytes(self.tell())
+        return data or b""
+
+
+class Client:
+    def __init__(self, target: Target, *, retries_max: int = 2, timeout_seconds: float = 600.0) -> None:
+        self.target = target
+        self.openai = openai.OpenAI(
+            base_url=f"{target.url}/v1",
+            api_key=target.api_key or "none",
+            max_retries=retries_max,
+            timeout=openai.Timeout(timeout_seconds, connect=5.0),
+        )
+
+    def close(self) -> None:
+        self.openai.close()
+
+    def upload(self, path: Path, on_bytes: OnBytes) -> FileObject:
+        with self._plain_errors(), CountedFile(path, on_bytes) as file:
+            return self.openai.files.create(file=(path.name, file), purpose="batch")
+
+    def create(self, file_id: str, *, endpoint: str, window: str, metadata: Mapping[str, str] | None = None) -> Batch:
+        body: Any = {"endpoint": endpoint, "completion_window": window, "input_file_id": file_id}
+        with self._plain_errors():
+            return self.openai.batches.create(**body, metadata=dict(metadata) if metadata else None)
+
+    def batch(self, batch_id: str) -> Batch:
+        with self._plain_errors():
+            return self.openai.batches.retrieve(batch_id)
+
+    def batches(self, limit: int) -> list[Batch]:
+        """The newest `limit` batches."""
+        with self._plain_errors():
+            found: list[Batch] = []
+            for batch in self.openai.batches.list(limit=min(limit, PAGE_BATCHES_MAX)):
+                found.append(batch)
+                if len(found) >= limit:
+                    break
+            return found
+
+    def cancel(self, batch_id: str) -> Batch:
+        with self._plain_errors():
+            return self.openai.batches.cancel(batch_id)
+
+    def models(self) -> list[Model]:
+        with self._plain_errors():
+            return list(self.openai.models.list())
+
+    def file_size(self, file_id: str) -> int:
+        with self._plain_errors():
+            return self.openai.files.retrieve(file_id).bytes
+
+    def download(self, file_id: str, path: Path, on_bytes: OnBytes) -> None:
+        """To `path` by way of a `.part` file beside it. A broken connection goes on where it broke."""
+        part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)
+        for attempt in range(1, DOWNLOAD_ATTEMPTS_MAX + 1):
+            try:
+                self._download(file_id, part, on_bytes)
+                break
+            except ClientError as error:
+                if not error.unreachable or attempt == DOWNLOAD_ATTEMPTS_MAX:
+                    raise
+        part.replace(path)
+
+    def _download(self, file_id: str, part: Path, on_bytes: OnBytes) -> None:
+        start = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self._plain_errors():
+            if start and start == self.openai.files.retrieve(file_id).bytes:
+                return
+            with self.openai.files.with_streaming_response.content(file_id, extra_headers=headers) as answer:
+                start = start if answer.status_code == 206 else 0
+                with part.open("ab" if start else "wb") as out:
+                    for chunk in answer.iter_bytes(DOWNLOAD_CHUNK_BYTES):
+                        out.write(chunk)
+                        on_bytes(start := start + len(chunk))
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except openai.APIStatusError as error:
+            raise ClientError(_sentence(error), status_code=error.status_code) from error
+        except (openai.APIError, httpx2.TransportError) as error:
+            cause = error.__cause__ or error
+            raise ClientError(f"no answer from {self.target.url} ({str(cause) or type(cause).__name__})") from error
+        except openai.OpenAIError as error:
+            raise ClientError(str(error)) from error
+
+
+def _sentence(error: openai.APIStatusError) -> str:
+    """The message of the error envelope, without the package's `Error code: 404 - {...}` around it."""
+    body = error.body
+    message = body.get("message") if isinstance(body, Mapping) else None
+    return f"{message or error.message} (HTTP {error.status_code})"

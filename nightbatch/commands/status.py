@@ -1,0 +1,156 @@
+"""`nightbatch status [BATCH]`: what is queued, running and done."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nightbatch import exits
+from nightbatch.commands.options import JsonOption, KeyOption, UrlOption, connect
+from nightbatch.commands.progress import seconds
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+    from nightbatch.client import Client
+
+WATCH_SECONDS = 1.0
+STYLES = {"completed": "green", "failed": "red", "expired": "yellow", "cancelled": "yellow", "in_progress": "cyan"}
+
+
+def status(
+    batch_id: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="One batch, with everything known.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep showing until it ends (all: until Ctrl-C).")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="How many batches to list.", min=1, max=1000)] = 20,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+) -> None:
+    """List batches, or show one."""
+    client = connect(url, api_key)
+    if as_json:
+        if watch:
+            raise exits.UsageError("--json and --watch do not go together")
+        found = client.batch(batch_id) if batch_id else client.batches(limit)
+        value: Any = [one.model_dump() for one in found] if isinstance(found, list) else found.model_dump()
+        print(json.dumps(value, indent=2))
+        return
+    screen = Console(highlight=False)
+    if watch:
+        _watch(client, batch_id, limit, screen)
+    else:
+        screen.print(_view(client, batch_id, limit)[0])
+
+
+def _watch(client: Client, batch_id: str | None, limit: int, screen: Console) -> None:
+    from nightbatch.client import ClientError
+
+    view, ended = _view(client, batch_id, limit)
+    with Live(view, console=screen, auto_refresh=False, transient=False) as live:
+        while not ended:
+            time.sleep(WATCH_SECONDS)
+            try:
+                view, ended = _view(client, batch_id, limit)
+                live.update(view, refresh=True)
+            except ClientError as error:
+                if not error.unreachable:
+                    raise
+                live.update(Group(view, Text(f"{error}; asking again", style="yellow")), refresh=True)
+
+
+def _view(client: Client, batch_id: str | None, limit: int) -> tuple[Table, bool]:
+    """What to show now, and whether it can still change."""
+    from nightbatch.following import TERMINAL
+
+    if batch_id is None:
+        return table(client.batches(limit), now=time.time()), False
+    batch = client.batch(batch_id)
+    return details(batch, now=time.time()), batch.status in TERMINAL
+
+
+def table(batches: list[Batch], *, now: float) -> Table:
+    from nightbatch.following import done, pause_reason, total
+
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for name, right in (
+        ("batch", False),
+        ("status", False),
+        ("done", True),
+        ("failed", True),
+        ("model", False),
+        ("endpoint", False),
+        ("window", False),
+        ("age", True),
+    ):
+        view.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="fold")
+    for batch in batches:
+        paused = " (paused)" if pause_reason(batch) else ""
+        view.add_row(
+            batch.id,
+            Text(f"{batch.status}{paused}", style=STYLES.get(batch.status, "")),
+            f"{done(batch):,}/{total(batch):,}",
+            f"{batch.request_counts.failed:,}" if batch.request_counts else "",
+            batch.model or "",
+            batch.endpoint,
+            batch.completion_window,
+            seconds(max(0.0, now - batch.created_at)),
+        )
+    if not batches:
+        view.add_row(Text("none yet: nightbatch submit FILE", style="dim"))
+    return view
+
+
+def details(batch: Batch, *, now: float) -> Table:
+    from nightbatch.following import done, pause_reason, total
+    from nightbatch.outcome import refusals
+
+    view = Table(box=None, pad_edge=False, show_header=False)
+    view.add_column(style="bold", no_wrap=True)
+    view.add_column(overflow="fold")
+    rows: list[tuple[str, str | None]] = [
+        ("batch", batch.id),
+        ("status", batch.status),
+        ("paused", pause_reason(batch)),
+        ("model", batch.model),
+        ("endpoint", batch.endpoint),
+        ("lines", f"{done(batch):,} of {total(batch):,} done" if total(batch) else None),
+        (
+            "failed",
+            f"{batch.request_counts.failed:,}" if batch.request_counts and batch.request_counts.failed else None,
+        ),
+        ("tokens", f"{batch.usage.input_tokens:,} in, {batch.usage.output_tokens:,} out" if batch.usage else None),
+        ("created", moment(batch.created_at, now)),
+        ("deadline", f"{moment(batch.expires_at, now)} (window {batch.completion_window})"),
+        *((name, moment(getattr(batch, f"{name}_at", None), now)) for name in STAMPS),
+        ("input", batch.input_file_id),
+        ("output", batch.output_file_id or None),
+        ("errors", batch.error_file_id or None),
+        ("metadata", json.dumps(batch.metadata) if batch.metadata else None),
+        ("refused", "\n".join(refusals(batch)) or None),
+    ]
+    for name, value in rows:
+        if value is not None:
+            view.add_row(name, Text(value))
+    return view
+
+
+STAMPS = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+
+
+def moment(at: int | None, now: float) -> str | None:
+    """`2026-07-01 23:05:12 (3 min ago)`, in local time."""
+    if at is None:
+        return None
+    from datetime import UTC, datetime
+
+    text = datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text} ({seconds(now - at)} ago)" if at <= now else f"{text} (in {seconds(at - now)})"

@@ -1,0 +1,132 @@
+"""`nightbatch submit FILE`: upload, create, and with --wait everything up to the results on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from nightbatch import exits
+from nightbatch.commands.options import KeyOption, UrlOption, connect, console, printer
+from nightbatch.commands.progress import bar, mib
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+    from nightbatch.client import Client
+
+FIRST_LINE_BYTES_MAX = 64 * 1024 * 1024
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="Batch input: a JSONL file, one request per line.")],
+    endpoint: Annotated[
+        str | None, typer.Option(help="Endpoint of all lines. Default: the url of the first line.")
+    ] = None,
+    window: Annotated[str, typer.Option(help="Completion window, a tier of the server.")] = "24h",
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until it ends, then download the results.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for the results (with --wait).")] = Path(),
+    metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE kept with the batch; repeatable.")] = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+) -> None:
+    """Run a file of requests as one batch.
+
+    Exit code: 0 every line succeeded (without --wait: the batch was accepted), 1 some did not, 2 wrong usage or no
+    server, 3 the batch failed as a whole.
+    """
+    pairs = _metadata(metadata or [])
+    endpoint = endpoint or first_url(file)
+    client = connect(url, api_key)
+    screen = console()
+    batch = _send(client, file, endpoint, window, pairs, screen)
+    out = printer()
+    out.print(f"{batch.id} submitted: {endpoint}, window {batch.completion_window}", markup=False)
+    if not wait:
+        out.print(f"see it with: nightbatch status {batch.id}", markup=False)
+        return
+    batch, run_seconds = _wait(client, batch, screen)
+    raise typer.Exit(finish(client, batch, output, run_seconds))
+
+
+def first_url(file: Path) -> str:
+    """The endpoint that the first line asks for: all lines of a batch have the same."""
+    try:
+        with file.open("rb") as lines:
+            line = lines.readline(FIRST_LINE_BYTES_MAX)
+    except OSError as error:
+        raise exits.UsageError(f"{file}: {error.strerror or error}") from error
+    if not line.strip():
+        raise exits.UsageError(f"{file}: the first line is empty; a batch input has one JSON object per line")
+    try:
+        value = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        found = value["url"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise exits.UsageError(
+            f'{file}: line 1 has no "url" to take the endpoint from; put the line right or give --endpoint'
+        ) from error
+    return str(found)
+
+
+def _metadata(pairs: list[str]) -> dict[str, str]:
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise exits.UsageError(f"--metadata {wrong[0]}: write it as KEY=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _send(client: Client, file: Path, endpoint: str, window: str, metadata: dict[str, str], screen: Console) -> Batch:
+    size = file.stat().st_size
+    with bar(screen, "upload") as report:
+        uploaded = client.upload(file, lambda sent: report(sent, size, f"{mib(sent)} of {mib(size)}"))
+    return client.create(uploaded.id, endpoint=endpoint, window=window, metadata=metadata)
+
+
+def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float | None]:
+    """The ended batch and how long it ran, measured here: finer than the whole seconds of its stamps."""
+    from nightbatch.client import ClientError
+    from nightbatch.following import done, follow, total
+
+    running_at: float | None = None
+
+    def note(seen: Batch | None, text: str) -> None:
+        nonlocal running_at
+        if seen is not None:
+            if seen.status == "in_progress" and running_at is None:
+                running_at = time.monotonic()
+            report(done(seen), total(seen), text)
+
+    try:
+        with bar(screen, "run") as report:
+            ended = follow(client, batch, note)
+    except (KeyboardInterrupt, ClientError) as error:
+        screen.print(f"\n{batch.id} goes on without us.", markup=False)
+        screen.print(f"  see it:  nightbatch status {batch.id} --watch", markup=False)
+        screen.print(f"  results: nightbatch results {batch.id}", markup=False)
+        screen.print(f"  stop it: nightbatch cancel {batch.id}", markup=False)
+        if isinstance(error, ClientError):
+            raise
+        raise typer.Exit(exits.INTERRUPTED) from error
+    return ended, time.monotonic() - running_at if running_at is not None else None
+
+
+def finish(client: Client, batch: Batch, folder: Path, run_seconds: float | None = None) -> int:
+    """Download what an ended batch left, print what it came to, and return the exit code."""
+    from nightbatch.outcome import download, exit_code, refusals, summary
+
+    out = printer()
+    out.print(summary(batch, run_seconds), markup=False)
+    for line in refusals(batch):
+        out.print(f"  {line}", markup=False)
+    if batch.output_file_id or batch.error_file_id:
+        with bar(console(), "download") as report:
+            files = download(client, batch, folder, lambda got: report(got, 0, mib(got)))
+        if files.output:
+            out.print(f"results: {files.output}", markup=False)
+        if files.errors:
+            out.print(f"errors:  {files.errors}", markup=False)
+    return exit_code(batch)
