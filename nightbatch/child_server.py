@@ -26,7 +26,7 @@ class ServerFailed(Exception):
 
 
 class ChildServer:
-    """`nightbatch serve` with `arguments`, in a session of its own: Ctrl-C reaches us alone, and we stop it in order."""
+    """`nightbatch serve` in a session of its own: Ctrl-C reaches us alone, and we stop it in order."""
 
     def __init__(self, arguments: Sequence[str], *, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""A batch server seen from the command: the official `openai` package, with progress, resumable downloads and one-line errors.
+"""A batch server seen from the command: the official `openai` package with progress, resumed downloads, plain errors.
 
 Works against Nightbatch and against any server that speaks the same API.
 """

@@ -1,4 +1,4 @@
-"""The main job from end to end, for someone who has just installed: two real batches through the official openai package."""
+"""The main job from end to end for someone who has just installed: two real batches through the openai package."""
 
 from __future__ import annotations
 

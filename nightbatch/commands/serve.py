@@ -29,7 +29,7 @@ def serve(
     config: ConfigOption = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     vllm_flags: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- VLLM_FLAGS...]", help="Any vLLM flag, for the one --model.")
+        list[str] | None, typer.Argument(metavar="-- VLLM_FLAGS", help="Any vLLM flag, for the one --model.")
     ] = None,
 ) -> None:
     """Start the server. Without a model it serves the two embedded ones, SmolLM2-135M-Instruct and all-MiniLM-L6-v2.

@@ -27,9 +27,7 @@ STYLES = {"completed": "green", "failed": "red", "expired": "yellow", "cancelled
 
 def status(
     batch_id: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="One batch, with everything known.")] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Keep showing until it ends (all: until Ctrl-C).")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it until it ends; all: until Ctrl-C.")] = False,
     limit: Annotated[int, typer.Option(help="How many batches to list.", min=1, max=1000)] = 20,
     as_json: JsonOption = False,
     url: UrlOption = None,
@@ -113,6 +111,7 @@ def details(batch: Batch, *, now: float) -> Table:
     from nightbatch.following import done, pause_reason, total
     from nightbatch.outcome import refusals
 
+    failed = batch.request_counts.failed if batch.request_counts else 0
     view = Table(box=None, pad_edge=False, show_header=False)
     view.add_column(style="bold", no_wrap=True)
     view.add_column(overflow="fold")
@@ -125,7 +124,7 @@ def details(batch: Batch, *, now: float) -> Table:
         ("lines", f"{done(batch):,} of {total(batch):,} done" if total(batch) else None),
         (
             "failed",
-            f"{batch.request_counts.failed:,}" if batch.request_counts and batch.request_counts.failed else None,
+            f"{failed:,}" if failed else None,
         ),
         ("tokens", f"{batch.usage.input_tokens:,} in, {batch.usage.output_tokens:,} out" if batch.usage else None),
         ("created", moment(batch.created_at, now)),

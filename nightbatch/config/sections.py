@@ -61,12 +61,8 @@ class SchedulerSection(Section):
     shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
     lease_seconds: float = Field(30.0, ge=20, description="how long a lease lasts without being renewed")
     append_interval_ms: float = Field(50.0, gt=0, description="results of this long are written and flushed together")
-    inflight_requests_multiple: float = Field(
-        1.0, gt=0, description="requests in flight, of what an engine runs at once"
-    )
-    inflight_tokens_multiple: float = Field(
-        1.0, gt=0, description="KV tokens in flight, of what an engine has room for"
-    )
+    inflight_requests_multiple: float = Field(1.0, gt=0, description="requests in flight, times what an engine runs")
+    inflight_tokens_multiple: float = Field(1.0, gt=0, description="KV tokens in flight, times what an engine holds")
     output_tokens_assumed: int = Field(256, ge=1, description="counted for a request that sets no limit of its own")
     answer_attempts_max: int = Field(4, ge=1, description="times a line is sent while its engine answers 5xx")
     intakes_max: int = Field(2, ge=1, description="batches validated at once")
