@@ -28,8 +28,8 @@ MAGIC: Final = b"NBLINES\x00"
 VERSION: Final = 1
 HEADER: Final = struct.Struct("<8sIIQQQQQQQQQ40x")
 CHECKSUM_AT: Final = 16
-RECORD: Final = struct.Struct("<Q8sQQQQIIIIIHHH6x")
-"""offset, custom_id, ladder 0 to 3, length, line, prompt_bytes, output_tokens, sub_requests, url, model, error"""
+RECORD: Final = struct.Struct("<Q8s32sIIIIIHHH6x")
+"""offset, custom_id, ladder, length, line, prompt_bytes, output_tokens, sub_requests, url, model, error"""
 
 RECORD_DTYPE: Final = np.dtype(
     [

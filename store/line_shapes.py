@@ -25,17 +25,16 @@ NAME_CHARS_MAX: Final = 512
 TOKEN_BYTES: Final = 4
 """What one token of a prompt given as token ids counts for, in bytes of text."""
 
-_U32_MAX: Final = 0xFFFF_FFFF
-_hash = xxhash.xxh3_64_intdigest
-
-Ladder = tuple[int, int, int, int]
+U32_MAX: Final = 0xFFFF_FFFF
+NO_LADDER: Final = bytes(32)
+_hash = xxhash.xxh3_64_digest
 
 
 class LineFacts(msgspec.Struct, frozen=True, gc=False):
     """What scheduling needs to know of a well-formed line.
 
     `output_tokens` is the most the client lets it generate (0: not said). `sub_requests` is how many sequences it fans
-    out to. `ladder` holds 64-bit hashes of the first LADDER_BYTES of the prompt, 0 where the prompt is shorter.
+    out to. `ladder` is four hashes of 8 bytes, of the first LADDER_BYTES of the prompt; zeros where it is shorter.
     """
 
     custom_id: str
@@ -44,7 +43,7 @@ class LineFacts(msgspec.Struct, frozen=True, gc=False):
     prompt_bytes: int
     output_tokens: int
     sub_requests: int
-    ladder: Ladder
+    ladder: bytes
 
 
 class _Loose(msgspec.Struct, gc=False):
@@ -79,16 +78,14 @@ _decode_loose = msgspec.json.Decoder(_Loose).decode
 _decode_body = msgspec.json.Decoder(_LooseBody).decode
 
 
-def ladder_of(prompt: bytes) -> Ladder:
+def ladder_of(prompt: bytes) -> bytes:
     size = len(prompt)
     if size < LADDER_BYTES[0]:
-        return (0, 0, 0, 0)
-    return (
-        _hash(prompt[:256]),
-        _hash(prompt[:1024]) if size >= LADDER_BYTES[1] else 0,
-        _hash(prompt[:4096]) if size >= LADDER_BYTES[2] else 0,
-        _hash(prompt[:16384]) if size >= LADDER_BYTES[3] else 0,
-    )
+        return NO_LADDER
+    if size < LADDER_BYTES[1]:
+        return _hash(prompt[:256]) + NO_LADDER[8:]
+    steps = [_hash(prompt[:step]) for step in LADDER_BYTES if step <= size]
+    return b"".join(steps).ljust(len(NO_LADDER), b"\0")
 
 
 def explain(raw: bytes, line: int) -> LineFacts | LineError:
@@ -119,9 +116,9 @@ def explain(raw: bytes, line: int) -> LineFacts | LineError:
         custom_id=loose.custom_id,
         url=loose.url,
         model=body.model,
-        prompt_bytes=min(len(prompt) + extra_bytes, _U32_MAX),
+        prompt_bytes=min(len(prompt) + extra_bytes, U32_MAX),
         output_tokens=_output_tokens(body),
-        sub_requests=min(sequences, _U32_MAX),
+        sub_requests=min(sequences, U32_MAX),
         ladder=ladder_of(prompt),
     )
 
@@ -177,7 +174,7 @@ def _whole_number(value: object) -> int:
     """The value as a count: 0 for anything that is not a positive whole number (the endpoint says what it thinks)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         return 0
-    return min(max(int(value), 0), _U32_MAX)
+    return min(max(int(value), 0), U32_MAX)
 
 
 def _output_tokens(body: _LooseBody) -> int:
@@ -235,4 +232,4 @@ def _text_of(value: object) -> bytes:
 
 
 def _tokens(ids: Sequence[int]) -> bytes:
-    return array("I", [token & _U32_MAX for token in ids]).tobytes()
+    return array("I", [token & U32_MAX for token in ids]).tobytes()

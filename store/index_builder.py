@@ -1,0 +1,244 @@
+"""Building a line index from a file that may still be growing.
+
+Reads whole blocks, splits them into lines, looks into each line once, and writes records as it goes: what stays in
+memory is one block, the tail of the line that is not whole yet, and 8 bytes a line to find duplicates at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from store.durable import write_all
+from store.index import CHECKSUM_AT, ERROR_AT, HEADER, MAGIC, RECORD, VERSION, LineIndex, Tables, checksum_of
+from store.line_blocks import Block, LineBlocks, Overlong
+from store.line_shapes import NO_LADDER, U32_MAX
+from store.lines import LINE_ERROR_CODES, check_line, check_text, parse_line
+from store.ranges import read_exactly
+from store.records import InputSummary, LineError
+
+READ_BYTES: Final = 256 * 1024
+NAMES_MAX: Final = 1000
+"""Distinct model names, and urls, in one file."""
+
+_RECORDS_BUFFERED: Final = 8192
+_NO_ID: Final = bytes(8)
+_ERROR_PLACE: Final = {code: place for place, code in enumerate(LINE_ERROR_CODES)}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLimits:
+    line_bytes_max: int
+    lines_max: int
+    line_errors_shown_max: int
+
+
+class IndexBuilder:
+    """One file on its way to an index. `feed` as the file grows, then `finish`; blocking, one thread."""
+
+    def __init__(self, blob_path: Path, index_path: Path, secret: bytes, limits: IndexLimits) -> None:
+        self._blob_path = blob_path
+        self._index_path = index_path
+        self._limits = limits
+        self._keyed = hashlib.blake2b(key=secret, digest_size=8)
+        self._blob_fd = os.open(blob_path, os.O_RDONLY | os.O_CLOEXEC)
+        self._index_fd = os.open(index_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._blocks = LineBlocks(limits.line_bytes_max)
+        self._read_to = 0
+        self._line = 0
+        self._lines = 0
+        self._error_lines = 0
+        self._records = bytearray(RECORD.size * _RECORDS_BUFFERED)
+        self._buffered = 0
+        self._hashes = bytearray()
+        self._models: dict[str, int] = {}
+        self._urls: dict[str, int] = {}
+        self._sub_requests = 0
+        self._prompt_bytes = 0
+
+    def feed(self, size: int) -> None:
+        """Index what can be of the first `size` bytes of the file."""
+        while self._read_to < size and not self._too_many:
+            chunk = read_exactly(self._blob_fd, min(READ_BYTES, size - self._read_to), self._read_to, self._blob_path)
+            self._read_to += len(chunk)
+            self._add(self._blocks.take(chunk))
+
+    def finish(self, size: int) -> InputSummary:
+        """The file has `size` bytes and is complete: make the index durable and say what it holds."""
+        self.feed(size)
+        self._add(self._blocks.end())
+        self._flush()
+        for line_no in _duplicates(self._hashes, self._custom_id_of):
+            self._mark_duplicate(line_no)
+        self._seal(size)
+        return InputSummary(
+            lines=self._lines,
+            error_lines=self._error_lines,
+            models=tuple(self._models),
+            urls=tuple(self._urls),
+            sub_requests=self._sub_requests,
+            prompt_bytes=self._prompt_bytes,
+            errors=self._errors_shown(),
+        )
+
+    def close(self) -> None:
+        if self._blob_fd >= 0:
+            os.close(self._blob_fd)
+            os.close(self._index_fd)
+            self._blob_fd = self._index_fd = -1
+
+    @property
+    def _too_many(self) -> bool:
+        return self._lines > self._limits.lines_max
+
+    def _add(self, pieces: Iterable[Block | Overlong]) -> None:
+        for piece in pieces:
+            if self._too_many:
+                return
+            if isinstance(piece, Block):
+                self._add_block(piece)
+            else:
+                self._line += 1
+                code = "line_too_long" if self._lines < self._limits.lines_max else "too_many_requests"
+                self._add_error(code, piece.offset, piece.length)
+
+    def _add_block(self, block: Block) -> None:
+        """The hot loop: a few microseconds for each line, hence the local names and the few calls."""
+        look = check_text if block.is_ascii else check_line
+        urls, models = self._urls, self._models
+        line_bytes_max, lines_max = self._limits.line_bytes_max, self._limits.lines_max
+        new_hash, pack_into = self._keyed.copy, RECORD.pack_into
+        next_offset = block.offset
+        for raw in block.lines:
+            offset = next_offset
+            next_offset += len(raw) + 1
+            self._line += 1
+            if raw[-1:] == b"\r":
+                raw = raw[:-1]  # noqa: PLW2901 (the line itself, without what ends it)
+            if not raw or raw.isspace():
+                continue
+            length = len(raw)
+            if self._lines == lines_max:
+                self._add_error("too_many_requests", offset, length)
+                return
+            if length > line_bytes_max:
+                self._add_error("line_too_long", offset, length)
+                continue
+            facts = look(raw, line=self._line)
+            if isinstance(facts, LineError):
+                self._add_error(facts.code, offset, length)
+                continue
+            url, model = urls.get(facts.url), models.get(facts.model)
+            if url is None or model is None:
+                url, model = _place(urls, facts.url), _place(models, facts.model)
+                if url is None or model is None:
+                    self._add_error("invalid_request", offset, length)
+                    continue
+            keyed = new_hash()
+            keyed.update(facts.custom_id.encode())
+            custom_id = keyed.digest()
+            self._hashes += custom_id
+            self._sub_requests += facts.sub_requests
+            self._prompt_bytes += facts.prompt_bytes
+            pack_into(
+                self._records,
+                self._buffered * RECORD.size,
+                offset,
+                custom_id,
+                facts.ladder,
+                length,
+                self._line,
+                facts.prompt_bytes,
+                facts.output_tokens,
+                facts.sub_requests,
+                url,
+                model,
+                0,
+            )
+            self._count_record()
+
+    def _add_error(self, code: str, offset: int, length: int) -> None:
+        self._hashes += _NO_ID
+        place = _ERROR_PLACE[code]
+        RECORD.pack_into(
+            self._records,
+            self._buffered * RECORD.size,
+            *(offset, _NO_ID, NO_LADDER, min(length, U32_MAX), self._line, 0, 0, 0, 0, 0, place),
+        )
+        self._error_lines += 1
+        self._count_record()
+
+    def _count_record(self) -> None:
+        self._lines += 1
+        self._buffered += 1
+        if self._buffered == _RECORDS_BUFFERED:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = memoryview(self._records)[: self._buffered * RECORD.size]
+        write_all(self._index_fd, data, HEADER.size + (self._lines - self._buffered) * RECORD.size)
+        self._buffered = 0
+
+    def _custom_id_of(self, line_no: int) -> str:
+        record = os.pread(self._index_fd, RECORD.size, HEADER.size + line_no * RECORD.size)
+        offset, _, _, length, *_ = RECORD.unpack(record)
+        return parse_line(read_exactly(self._blob_fd, length, offset, self._blob_path)).custom_id
+
+    def _mark_duplicate(self, line_no: int) -> None:
+        place = struct.pack("<H", _ERROR_PLACE["duplicate_custom_id"])
+        write_all(self._index_fd, place, HEADER.size + line_no * RECORD.size + ERROR_AT)
+        self._error_lines += 1
+
+    def _seal(self, blob_bytes: int) -> None:
+        """Write the tables, then the header with the checksum over everything, and make it all durable."""
+        tables = msgspec.json.encode(Tables(tuple(self._models), tuple(self._urls)))
+        tables_at = HEADER.size + self._lines * RECORD.size
+        write_all(self._index_fd, tables, tables_at)
+        counts = (self._lines, blob_bytes, len(tables), self._error_lines, self._sub_requests, self._prompt_bytes)
+        limits = (self._limits.line_bytes_max, self._limits.lines_max)
+        header = bytearray(HEADER.pack(MAGIC, VERSION, HEADER.size, 0, *counts, *limits))
+        checksum = checksum_of(self._index_fd, bytes(header), tables_at + len(tables))
+        struct.pack_into("<Q", header, CHECKSUM_AT, checksum)
+        write_all(self._index_fd, header, 0)
+        os.fsync(self._index_fd)
+
+    def _errors_shown(self) -> tuple[LineError, ...]:
+        if self._error_lines == 0:
+            return ()
+        errors = LineIndex.open(self._index_path).iter_errors(self._blob_path)
+        return tuple(itertools.islice(errors, self._limits.line_errors_shown_max))
+
+
+def _place(names: dict[str, int], name: str) -> int | None:
+    """The name's place in the table, made if need be; None when the table is full."""
+    place = names.get(name)
+    if place is None and len(names) < NAMES_MAX:
+        place = names[name] = len(names)
+    return place
+
+
+def _duplicates(hashes: bytes | bytearray, custom_id_of: Callable[[int], str]) -> Iterator[int]:
+    """The lines whose custom_id an earlier line has. Equal hashes only raise the suspicion: the lines decide."""
+    ids = np.frombuffer(hashes, "<u8")
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    same_as_next = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
+    seen: dict[str, int] = {}
+    group_end = -1
+    for at in same_as_next.tolist():
+        if at != group_end:
+            seen = {custom_id_of(int(order[at])): 0}
+        group_end = at + 1
+        custom_id = custom_id_of(int(order[at + 1]))
+        if custom_id in seen:
+            yield int(order[at + 1])
+        seen[custom_id] = 0
