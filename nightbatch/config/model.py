@@ -24,7 +24,6 @@ ONLY_FOR: dict[str, EngineName] = {
     "profile": "simulated",
     "seed": "simulated",
     "time_scale": "simulated",
-    "time_scale": "simulated",
     "faults": "simulated",
 }
 
@@ -63,7 +62,6 @@ class ModelConfig(BaseModel):
 
     profile: str | None = Field(None, description="simulated: `cpu-135m` or `gpu-8b`")
     seed: int = Field(0, description="simulated: seed of its timing and faults")
-    time_scale: float = Field(1.0, ge=0, description="simulated: times every duration; 0 answers at once")
     time_scale: float = Field(
         1.0, ge=0, le=1000, description="simulated: real seconds for each virtual one; 0 is as fast as it can"
     )
