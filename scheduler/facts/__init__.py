@@ -1,0 +1,1 @@
+"""Plain arithmetic over plain values: deadlines, estimates, the shape of a result line."""

@@ -1,0 +1,1 @@
+"""What decides, and does nothing: pure functions and small ledgers over plain values, without I/O, clock or chance."""

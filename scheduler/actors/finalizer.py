@@ -1,0 +1,211 @@
+"""Ends batches: composes output and error files from the segments and commits them with the final status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scheduler import metrics
+from scheduler.actors.inputs import BatchInput, Inputs
+from scheduler.facts import result_lines
+from scheduler.settings import SchedulerSettings
+from store import Store
+from store.blobs import StoredBlob
+from store.composing import Composed, compose
+from store.lines import parse_line
+from store.markers import reach
+from store.records import (
+    BatchRecord,
+    BatchStatus,
+    Damaged,
+    DiskFull,
+    FileRecord,
+    LineError,
+    RequestCounts,
+    SegmentRef,
+    TokenUsage,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a batch ends: its status, and what stands in the error file for lines without a result."""
+
+    to: BatchStatus
+    missing: result_lines.LineError
+    errors: tuple[LineError, ...] = ()
+
+
+EXPIRED = Ending(BatchStatus.EXPIRED, result_lines.EXPIRED)
+CANCELLED = Ending(BatchStatus.CANCELLED, result_lines.CANCELLED)
+
+
+class Finalizer:
+    """Every step may be repeated: until the final transaction a batch has no files, after it nothing is left to do."""
+
+    def __init__(self, store: Store, settings: SchedulerSettings, inputs: Inputs, *, now: Callable[[], float]) -> None:
+        self._store = store
+        self._settings = settings
+        self._inputs = inputs
+        self._now = now
+
+    async def begin(self, batch: BatchRecord) -> None:
+        """in_progress -> finalizing: every shard is sealed, or the deadline has passed. Then end it.
+
+        DiskFull while the batch can still show why it waits, rather than half way through composing.
+        """
+        await self._check_room(batch)
+        moved = await self._store.batches.move(
+            batch.id, expected={BatchStatus.IN_PROGRESS}, to=BatchStatus.FINALIZING, at=int(self._now())
+        )
+        if moved is None:
+            return
+        reach("finalize.started")
+        await self.end(moved)
+
+    async def end(self, batch: BatchRecord) -> None:
+        """End a batch that is finalizing or cancelling. Does nothing while somebody may still append to it."""
+        if await self._store.work.leased(batch.id):
+            return
+        if batch.status is BatchStatus.CANCELLING:
+            await self._end(batch, CANCELLED)
+        elif await self._store.work.remaining(batch.id):
+            await self._end(batch, EXPIRED)
+        else:
+            await self._end(batch, None)
+
+    async def fail(self, batch: BatchRecord, error: Exception) -> None:
+        """End a batch beyond repair as `failed`; what is whole of it is still delivered."""
+        code = "damaged_file" if isinstance(error, Damaged) else result_lines.INTERNAL_CODE
+        detail = str(error) if isinstance(error, Damaged) else "the server failed on this batch; its log says why"
+        shown = LineError(code, f"The batch could not be finished: {detail}.")
+        if batch.status is BatchStatus.VALIDATING:
+            if await self._store.batches.fail(batch.id, errors=[shown], errors_total=1, at=int(self._now())):
+                self._ended(batch, BatchStatus.FAILED)
+            return
+        if await self._store.work.leased(batch.id):
+            return
+        await self._end(batch, Ending(BatchStatus.FAILED, result_lines.DAMAGED, (shown,)))
+
+    async def _end(self, batch: BatchRecord, ending: Ending | None) -> None:
+        """`ending` None: every line should have its result, and the batch is then `completed`."""
+        started = time.perf_counter()
+        composed, missing_lines = await self._compose(batch, ending)
+        if ending is None and missing_lines:
+            await self._discard(composed)
+            raise Damaged(
+                f"{missing_lines} results of batch {batch.id} are missing from its sealed segments in "
+                f"{self._store.order_path(batch.id).parent}"
+            )
+        if ending is EXPIRED and not missing_lines:
+            ending = None  # the last result came in time, only its seal did not
+        reach("finalize.composed")
+        await self._commit(batch, ending or Ending(BatchStatus.COMPLETED, result_lines.DAMAGED), composed)
+        metrics.FINALIZE_SECONDS.observe(time.perf_counter() - started)
+
+    async def _compose(self, batch: BatchRecord, ending: Ending | None) -> tuple[Composed, int]:
+        if batch.counts.total == 0:
+            return Composed(None, None, RequestCounts(), TokenUsage()), 0
+        refs = await self._store.work.segments(batch.id)
+        error = result_lines.DAMAGED if ending is None else ending.missing
+        source = await self._source(batch, needed=ending is None or ending.to is not BatchStatus.FAILED)
+        missing_lines = 0
+
+        def missing(line_nos: Sequence[int]) -> list[bytes]:
+            nonlocal missing_lines
+            missing_lines += len(line_nos)
+            return _missing_lines(batch.id, source, line_nos, error)
+
+        composed = await asyncio.to_thread(compose, self._paths(refs), batch.counts.total, missing, self._store.blobs)
+        return composed, missing_lines
+
+    async def _source(self, batch: BatchRecord, *, needed: bool) -> BatchInput | None:
+        try:
+            return await self._inputs.open(batch)
+        except Damaged:
+            if needed:
+                raise
+            return None
+
+    def _paths(self, refs: Sequence[SegmentRef]) -> list[tuple[Path, int | None]]:
+        return [(self._store.segment_path(ref.batch_id, ref.shard_no, ref.generation), ref.valid_bytes) for ref in refs]
+
+    async def _commit(self, batch: BatchRecord, ending: Ending, composed: Composed) -> None:
+        now = int(self._now())
+        ended = await self._store.work.finish(
+            batch.id,
+            expected={batch.status},
+            to=ending.to,
+            at=now,
+            output=self._file(batch, composed.output, "output", now),
+            error=self._file(batch, composed.error, "error", now),
+            counts=composed.counts,
+            usage=composed.usage,
+            errors=ending.errors,
+            errors_total=len(ending.errors),
+        )
+        if ended is None:  # it was cancelled meanwhile, or another scheduler ended it
+            await self._discard(composed)
+            return
+        reach("finalize.committed")
+        self._ended(batch, ending.to)
+        folder = self._store.order_path(batch.id).parent
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _file(self, batch: BatchRecord, blob: StoredBlob | None, kind: str, now: int) -> FileRecord | None:
+        if blob is None:
+            return None
+        seconds = batch.output_expires_after_seconds or self._settings.output_retention_seconds
+        return FileRecord(
+            id=f"file-{blob.key}",
+            tenant=batch.tenant,
+            purpose="batch_output",
+            filename=f"{batch.id}_{kind}.jsonl",
+            bytes=blob.bytes,
+            created_at=now,
+            expires_at=None if seconds is None else now + seconds,
+            blob=blob.key,
+        )
+
+    def _ended(self, batch: BatchRecord, status: BatchStatus) -> None:
+        self._inputs.forget(batch.id)
+        metrics.BATCHES_ENDED.labels(status.value).inc()
+        log.info("batch %s", status.value, extra={"tenant": batch.tenant, "batch": batch.id})
+
+    async def _discard(self, composed: Composed) -> None:
+        for blob in (composed.output, composed.error):
+            if blob is not None:
+                await self._store.blobs.delete(blob.key)
+
+    async def _check_room(self, batch: BatchRecord) -> None:
+        """The files of a batch are about as large as its segments, which can go only afterwards."""
+        paths = [path for path, _ in self._paths(await self._store.work.segments(batch.id))]
+        needed = await asyncio.to_thread(_bytes_of, paths)
+        free = self._store.disk.free_bytes()
+        if free < needed:
+            raise DiskFull(f"The results need {needed:,} bytes of disk, but {free:,} are free")
+
+
+def _bytes_of(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def _missing_lines(
+    batch_id: str, source: BatchInput | None, line_nos: Sequence[int], error: result_lines.LineError
+) -> list[bytes]:
+    """Error lines for lines without a result. Without a readable input their custom_ids are unknown: left empty."""
+    if source is None:
+        return [result_lines.unanswered_line(batch_id, line_no, "", error) for line_no in line_nos]
+    raws = source.index.read_lines(source.blob_path, line_nos)
+    custom_ids = [parse_line(raw).custom_id for raw in raws]
+    return [
+        result_lines.unanswered_line(batch_id, line_no, custom_id, error)
+        for line_no, custom_id in zip(line_nos, custom_ids, strict=True)
+    ]

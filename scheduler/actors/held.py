@@ -1,0 +1,107 @@
+"""A leased shard in memory, and its lines that have no result yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from scheduler.policy.packer import Cost
+from scheduler.policy.planner import HeldView, ModelKey
+from store.records import Lease, LineResult, ShardProgress, TokenUsage
+from store.segments import SegmentWriter
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A request of a held shard. `sent` counts how often it went to an engine, the rest why it came back."""
+
+    shard: HeldShard
+    line_no: int
+    custom_id: str
+    body: bytes
+    cost: Cost
+    sent: int = 0
+    bad_answers: int = 0
+    refusals: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.shard.batch_id, self.line_no
+
+
+@dataclass(slots=True, eq=False)
+class HeldShard:
+    """What this scheduler knows of a shard that it holds.
+
+    Every line is done (durable), in `buffer`, in `waiting`, or in the dispatcher's hands. `completed`, `failed` and
+    `usage` count durable results over all generations. Once `dropped` is set nothing of it is recorded any more.
+    """
+
+    batch_id: str
+    tenant: str
+    endpoint: str
+    lease: Lease
+    model: ModelKey
+    confirmed_at: float
+    """Monotonic time just before the last renewal (or the lease itself) was asked for: the fence counts from here."""
+
+    completed: int = 0
+    failed: int = 0
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    waiting: deque[Line] = field(default_factory=deque)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    buffer: list[LineResult] = field(default_factory=list)
+    buffer_bytes: int = 0
+    writer: SegmentWriter | None = None
+    flusher: asyncio.Task[None] | None = None
+    flush_now: asyncio.Event = field(default_factory=asyncio.Event)
+    dropped: bool = False
+    lost: bool = False
+    lost_by: Exception | None = None
+    """What broke it, where it was not just taken over by another holder."""
+
+    blocked: bool = False
+    """Its results cannot be written just now (the disk is full): no line of it starts."""
+
+    leaving: bool = False
+    """It is being given back: none of its lines starts, and what cannot be written at once is forgotten."""
+
+    reported: int = -1
+
+    @property
+    def shard_no(self) -> int:
+        return self.lease.shard.shard_no
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What a renewal names it by."""
+        return self.batch_id, self.shard_no, self.lease.generation
+
+    @property
+    def durable(self) -> int:
+        return self.completed + self.failed
+
+    @property
+    def is_done(self) -> bool:
+        return self.durable == self.lease.shard.lines
+
+    @property
+    def is_answered(self) -> bool:
+        """Every line has a result, some perhaps not durable yet."""
+        return self.durable + len(self.buffer) == self.lease.shard.lines
+
+    @property
+    def is_gone(self) -> bool:
+        return self.dropped or self.leaving
+
+    def progress(self) -> ShardProgress:
+        return ShardProgress(
+            self.batch_id, self.shard_no, self.lease.generation, self.completed, self.failed, self.usage
+        )
+
+    def view(self) -> HeldView:
+        return HeldView(self.batch_id, self.shard_no, self.model, len(self.waiting))
+
+    def log_extra(self) -> dict[str, object]:
+        return {"tenant": self.tenant, "batch": self.batch_id, "shard": self.shard_no}

@@ -1,0 +1,83 @@
+"""The JSONL lines of output and error files, in OpenAI's shape (one function per case, bytes out, no newline).
+
+Ids come from the batch id and the line number alone, so a line that had to be generated again keeps its id.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import msgspec
+
+EXPIRED_CODE = "batch_expired"
+EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
+CANCELLED_CODE = "batch_cancelled"
+CANCELLED_MESSAGE = "This request was not executed because the batch was cancelled."
+CRASHED_CODE = "engine_crashed"
+INTERNAL_CODE = "internal_error"
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """Why a line has no response: what stands under `error` in its result line."""
+
+    code: str
+    message: str
+
+
+EXPIRED = LineError(EXPIRED_CODE, EXPIRED_MESSAGE)
+CANCELLED = LineError(CANCELLED_CODE, CANCELLED_MESSAGE)
+DAMAGED = LineError(
+    INTERNAL_CODE, "The result of this request was lost: a file in the server's data folder is damaged."
+)
+
+
+def crashed(deaths: int) -> LineError:
+    return LineError(
+        CRASHED_CODE,
+        f"The engine died {deaths} times while this request was the only one in flight. It was not tried again.",
+    )
+
+
+def answered_line(batch_id: str, line_no: int, custom_id: str, *, status_code: int, body: bytes) -> bytes:
+    """A line that got an HTTP answer, 2xx or not; `body` is already JSON and is copied as it is."""
+    if b"\n" in body:
+        body = body.replace(b"\n", b" ")  # between tokens only: inside a JSON string a newline is always escaped
+    batch_req_id, request_id = _ids(batch_id, line_no)
+    return (
+        b'{"id":"batch_req_%b","custom_id":%b,"response":{"status_code":%d,"request_id":"req_%b","body":%b},"error":null}'
+        % (
+            batch_req_id,
+            _json_string(custom_id),
+            status_code,
+            request_id,
+            body,
+        )
+    )
+
+
+def unanswered_line(batch_id: str, line_no: int, custom_id: str, error: LineError) -> bytes:
+    """A line without an HTTP answer: `response` is null and `error` an object."""
+    batch_req_id, _ = _ids(batch_id, line_no)
+    return b'{"id":"batch_req_%b","custom_id":%b,"response":null,"error":{"code":%b,"message":%b}}' % (
+        batch_req_id,
+        _json_string(custom_id),
+        _json_string(error.code),
+        _json_string(error.message),
+    )
+
+
+def _ids(batch_id: str, line_no: int) -> tuple[bytes, bytes]:
+    digits = blake2b(b"%b:%d" % (batch_id.encode(), line_no), digest_size=32).hexdigest().encode()
+    return digits[:32], digits[32:]
+
+
+def _json_string(text: str) -> bytes:
+    try:
+        return _encode(text)
+    except UnicodeEncodeError:  # a lone surrogate, legal as an escape in JSON: only an escape gives it back unchanged
+        return json.dumps(text).encode()

@@ -1,0 +1,263 @@
+"""The loop: looks at the store and the engines once per tick, asks the planner, and sets the actors to work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+from engine.registry import Registry
+from scheduler import metrics
+from scheduler.actors.dispatcher import Dispatcher
+from scheduler.actors.finalizer import Finalizer
+from scheduler.actors.held import HeldShard
+from scheduler.actors.inputs import Inputs
+from scheduler.actors.intake import Intake
+from scheduler.actors.jobs import Jobs
+from scheduler.actors.keeper import Keeper
+from scheduler.actors.leases import Leases
+from scheduler.actors.reaper import Reaper
+from scheduler.actors.recorder import Recorder
+from scheduler.actors.watch import Watch
+from scheduler.facts.deadlines import must_expire, newly_missed
+from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
+from scheduler.settings import SchedulerSettings
+from store import Store
+from store.records import BatchRecord, BatchStatus, DiskFull
+
+log = logging.getLogger(__name__)
+
+FOREVER_AT = 2.0**40
+"""A time after every lease's expiry."""
+
+FINALIZE = "finalize"
+INTAKE = "intake"
+FAIL = "fail"
+
+
+class Scheduler:
+    """Runs the batches of one store on the engines of one registry. Several may share a store, each with its `holder`.
+
+    Wake-ups are hints: without one, everything happens a tick later.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        settings: SchedulerSettings,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        holder: str,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._now = now
+        self._monotonic = monotonic
+        self._limits = Limits(settings.shards_open_max, settings.waiting_multiple, settings.waiting_lines_min)
+        self._inputs = Inputs(store)
+        self._watch = Watch(store, registry, settings)
+        self._recorder = Recorder(
+            store, settings, monotonic=monotonic, on_ended=self._shard_ended, on_blocked=self._shard_blocked
+        )
+        self._dispatcher = Dispatcher(
+            registry, settings, record=self._recorder.record, on_low=self.wake, monotonic=monotonic
+        )
+        self._jobs = Jobs(
+            settings,
+            monotonic=monotonic,
+            on_hopeless=self._give_up,
+            on_disk_full=self._pause_for_disk,
+            on_end=self.wake,
+        )
+        leases = Leases(store, settings, holder=holder, now=now, monotonic=monotonic)
+        self._keeper = Keeper(
+            registry, settings, self._inputs, leases, self._dispatcher, self._recorder, self._jobs, wake=self.wake
+        )
+        self._intake = Intake(store, registry, settings, self._inputs, now=now)
+        self._finalizer = Finalizer(store, settings, self._inputs, now=now)
+        self._reaper = Reaper(store, settings, now=now)
+        self._batches: dict[str, BatchRecord] = {}
+        self._hopeless: dict[str, Exception] = {}
+        self._counted_at = monotonic()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._running = False
+        registry.on_change(self._engines_changed)
+
+    def wake(self) -> None:
+        """Something may have changed: look soon. From the event loop's thread only."""
+        self._wake.set()
+
+    # --- life
+
+    async def run(self) -> None:
+        """Run until `stop` is called or the task is cancelled; then give everything back that is held."""
+        if self._running:
+            raise RuntimeError("this scheduler is running already")
+        self._running = True
+        settings = self._settings
+        loops: list[asyncio.Task[None]] = []
+        try:
+            if settings.sole_scheduler:
+                await self._store.work.reclaim(now=FOREVER_AT)
+            await self._watch.measure_disk()
+            loops = [
+                asyncio.create_task(self._tick_forever(), name="tick"),
+                asyncio.create_task(self._every(settings.renew_seconds, self._keeper.renew), name="renew"),
+                asyncio.create_task(self._every(settings.report_seconds, self._report), name="report"),
+                asyncio.create_task(self._every(settings.disk_check_seconds, self._measure_disk), name="disk"),
+                asyncio.create_task(self._every(settings.reap_seconds, self._reaper.reap), name="reap"),
+            ]
+            await self._stop.wait()
+        finally:
+            await self._shut(loops)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Lease nothing more, give what is in flight `drain_seconds` to finish, write it, free the leases, end."""
+        self._keeper.stopping = True
+        if self._running:
+            await asyncio.gather(self._dispatcher.drain(drain_seconds), self._jobs.stop(drain_seconds))
+            self._stop.set()
+            await self._ended.wait()
+
+    async def _shut(self, loops: Sequence[asyncio.Task[None]]) -> None:
+        self._keeper.stopping = True
+        for task in loops:
+            task.cancel()
+        if loops:
+            await asyncio.wait(loops)
+        await self._jobs.stop()
+        await self._dispatcher.drain(0)
+        await self._keeper.close()
+        await self._recorder.close()
+        self._ended.set()
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await step()
+            except Exception:
+                log.exception("%s ended unexpectedly; it is tried again", getattr(step, "__qualname__", step))
+
+    async def _tick_forever(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self.tick()
+            except Exception:
+                log.exception("a tick ended unexpectedly; the next one follows")
+            await asyncio.sleep(self._settings.tick_seconds_min)
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._settings.tick_seconds)
+            except TimeoutError:
+                continue
+
+    # --- one tick
+
+    async def tick(self) -> None:
+        batches = await self._store.batches.active()
+        self._batches = {batch.id: batch for batch in batches}
+        self._show(batches)
+        for batch_id in self._hopeless.keys() - self._batches.keys():
+            del self._hopeless[batch_id]
+        self._jobs.forget(frozenset(self._batches))
+        running = [b for b in batches if b.status is BatchStatus.IN_PROGRESS and b.id not in self._hopeless]
+        self._keeper.keep_only({batch.id for batch in running})
+        if self._keeper.stopping:
+            return
+        shards = await self._watch.shards_of(running)
+        with_work = {shard.batch_id for shard in shards}
+        for batch in batches:
+            await self._see_to(batch, is_done=batch.id not in with_work)
+        snapshot = self._watch.snapshot(now=self._now(), batches=running, shards=shards, held=self._keeper.views())
+        planned = plan(snapshot, self._limits)
+        self._dispatcher.rank(planned.ranking, wanted_lines(snapshot.engines, self._limits))
+        for record in planned.leases:
+            batch_found = self._batches.get(record.batch_id)
+            if batch_found is not None:
+                self._keeper.lease(record, batch_found)
+        self._dispatcher.pump()
+        await self._apply_pauses(planned)
+
+    async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
+        """Start the job that moves the batch on, if it is time for one."""
+        if batch.id in self._hopeless:
+            error = self._hopeless[batch.id]
+            self._start(FAIL, batch, lambda: self._finalizer.fail(batch, error))
+        elif batch.status is BatchStatus.VALIDATING:
+            if self._jobs.count(INTAKE) < self._settings.intakes_max:
+                self._start(INTAKE, batch, lambda: self._intake.take_in(batch))
+        elif batch.status is BatchStatus.IN_PROGRESS:
+            if newly_missed(batch, now=self._now()):
+                await self._store.batches.miss_deadline(batch.id, at=int(self._now()))
+            if (is_done or must_expire(batch, now=self._now())) and self._may_finalize():
+                self._start(FINALIZE, batch, lambda: self._finalizer.begin(batch))
+        elif self._may_finalize():
+            self._start(FINALIZE, batch, lambda: self._finalizer.end(batch))
+
+    def _start(self, kind: str, batch: BatchRecord, work: Callable[[], Awaitable[None]]) -> None:
+        if self._jobs.may_start(kind, batch.id):
+            self._jobs.start(kind, batch, work)
+
+    def _may_finalize(self) -> bool:
+        at_once = 1 if self._watch.disk_problem else self._settings.finalizes_max
+        return self._jobs.count(FINALIZE) < at_once
+
+    async def _apply_pauses(self, planned: Plan) -> None:
+        for pause in planned.pauses:
+            await self._store.batches.pause(pause.batch_id, reason=pause.reason, at=int(self._now()))
+            log.warning("batch paused: %s", pause.reason, extra=self._extra(pause.batch_id))
+        for batch_id in planned.resumes:
+            await self._store.batches.resume(batch_id)
+            log.info("batch resumed", extra=self._extra(batch_id))
+
+    # --- what the actors report
+
+    def _shard_ended(self, shard: HeldShard) -> None:
+        self._watch.block(shard, None)
+        self._keeper.ended(shard, self._batches.get(shard.batch_id))
+
+    def _shard_blocked(self, shard: HeldShard, reason: str | None) -> None:
+        if self._watch.block(shard, reason):
+            self.wake()
+
+    def _engines_changed(self) -> None:
+        if self._running and not self._ended.is_set():
+            self._dispatcher.pump()
+            self.wake()
+
+    async def _give_up(self, kind: str, batch: BatchRecord, error: Exception) -> None:
+        log.error("batch is given up because of %s: %r", kind, error, extra=self._extra(batch.id))
+        self._hopeless[batch.id] = error
+        self.wake()
+
+    async def _pause_for_disk(self, batch: BatchRecord, error: DiskFull) -> None:
+        await self._store.batches.pause(batch.id, reason=str(error), at=int(self._now()))
+
+    async def _report(self) -> None:
+        now = self._monotonic()
+        self._watch.count(self._dispatcher.take_ended(), seconds=now - self._counted_at)
+        self._counted_at = now
+        self._dispatcher.show()
+        await self._keeper.report()
+
+    async def _measure_disk(self) -> None:
+        if await self._watch.measure_disk():
+            self.wake()
+
+    def _show(self, batches: Sequence[BatchRecord]) -> None:
+        by_status = Counter(batch.status for batch in batches)
+        for status in BatchStatus:
+            if not status.terminal:
+                metrics.BATCHES.labels(status.value).set(by_status[status])
+        metrics.BATCHES_PAUSED.set(sum(batch.paused_at is not None for batch in batches))
+
+    def _extra(self, batch_id: str) -> dict[str, object]:
+        batch = self._batches.get(batch_id)
+        return {"tenant": None if batch is None else batch.tenant, "batch": batch_id}

@@ -1,0 +1,30 @@
+"""The scheduler's Prometheus series. One process has one set; two schedulers in one process add up."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+BATCHES = Gauge("nightbatch_batches", "Batches that have not ended, by status.", ["status"])
+BATCHES_PAUSED = Gauge("nightbatch_batches_paused", "Batches in progress that wait for an engine or for disk space.")
+BATCHES_ENDED = Counter("nightbatch_batches_ended", "Batches that ended here, by final status.", ["status"])
+LINES_DONE = Counter("nightbatch_lines_done", "Lines with a durable result, by outcome.", ["outcome"])
+TOKENS = Counter("nightbatch_tokens", "Tokens of durable results, by kind.", ["kind"])
+INFLIGHT_REQUESTS = Gauge("nightbatch_inflight_requests", "Sub-requests in flight for batches.", ["engine"])
+INFLIGHT_TOKENS = Gauge("nightbatch_inflight_tokens", "Estimated KV tokens in flight for batches.", ["engine"])
+SHARDS_OPEN = Gauge("nightbatch_shards_open", "Shards that this process holds.")
+APPEND_SECONDS = Histogram(
+    "nightbatch_append_group_seconds",
+    "Time to make one group of results durable.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+LINES_REGENERATED = Counter(
+    "nightbatch_lines_regenerated", "Answers that were lost before they were durable, so that the line ran again."
+)
+LINES_RETRIED = Counter("nightbatch_lines_retried", "Lines sent again, by reason.", ["reason"])
+ENGINE_DEATHS = Counter("nightbatch_engine_deaths", "Engine deaths with batch requests in flight.", ["engine"])
+LINES_BLAMED = Counter("nightbatch_lines_blamed", "Lines that killed an engine while alone in flight.")
+DISK_PAUSES = Counter("nightbatch_disk_pauses", "Times that leasing stopped because the disk was below its reserve.")
+JOB_FAILURES = Counter("nightbatch_job_failures", "Unexpected ends of an actor's work on one batch.", ["job"])
+FINALIZE_SECONDS = Histogram(
+    "nightbatch_finalize_seconds", "Time to compose a batch's files.", buckets=(0.01, 0.05, 0.25, 1, 5, 25, 120, 600)
+)

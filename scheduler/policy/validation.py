@@ -1,0 +1,121 @@
+"""What is wrong with a batch input beyond its form: urls and models, all lines at once, by the index's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.protocol import ModelInfo
+from store.records import LineError, PinnedModel
+
+NAMES_LISTED_MAX = 20
+"""Model names in one message; a registry may hold hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The first errors in line order, and how many there are in all."""
+
+    shown: tuple[LineError, ...]
+    total: int
+
+
+EMPTY_FILE = LineError("empty_file", "The input file has no requests: it must contain at least one line.")
+
+
+def normal_url(url: str) -> str:
+    """`/v1/x`, `v1/x` and `/x` are one endpoint."""
+    path = "/" + url.strip("/")
+    return path if path == "/v1" or path.startswith("/v1/") else "/v1" + path
+
+
+def find_errors(
+    *,
+    endpoint: str,
+    urls: Sequence[str],
+    models: Sequence[str],
+    url_column: NDArray[Any],
+    model_column: NDArray[Any],
+    error_column: NDArray[Any],
+    line_column: NDArray[Any],
+    form_errors: Iterable[LineError],
+    pinned: Mapping[str, PinnedModel],
+    served: Mapping[str, ModelInfo],
+    shown_max: int,
+) -> Found:
+    """Every error of the file. A line whose form is broken gets that one error and no other.
+
+    `form_errors` come in line order; `error_column` is not 0 for exactly their lines. `line_column` has the 1-based
+    numbers in the file. `served` maps the id of a served model to what it is; a pinned model that is served no longer
+    is not an error (the batch waits for it).
+    """
+    if len(error_column) == 0:
+        return Found((EMPTY_FILE,), 1)
+    whole = error_column == 0
+    url_problems = _by_index(urls, lambda url: _url_problem(url, endpoint))
+    model_problems = _by_index(models, lambda name: _model_problem(name, endpoint, pinned, served))
+    bad_url = whole & np.isin(url_column, list(url_problems))
+    bad_model = whole & np.isin(model_column, list(model_problems))
+    total = int(np.count_nonzero(~whole)) + int(np.count_nonzero(bad_url)) + int(np.count_nonzero(bad_model))
+    ordered = merge(
+        form_errors,
+        _at_lines(bad_url, line_column, url_column, url_problems),
+        _at_lines(bad_model, line_column, model_column, model_problems),
+        key=lambda error: error.line or 0,
+    )
+    return Found(tuple(islice(ordered, shown_max)), total)
+
+
+def _by_index(names: Sequence[str], problem: Callable[[str], LineError | None]) -> dict[int, LineError]:
+    found = ((index, problem(name)) for index, name in enumerate(names))
+    return {index: error for index, error in found if error is not None}
+
+
+def _at_lines(
+    bad: NDArray[Any], lines: NDArray[Any], column: NDArray[Any], problems: Mapping[int, LineError]
+) -> Iterator[LineError]:
+    for line_no in np.flatnonzero(bad):
+        problem = problems[int(column[line_no])]
+        yield LineError(problem.code, problem.message, problem.param, int(lines[line_no]))
+
+
+def _url_problem(url: str, endpoint: str) -> LineError | None:
+    if normal_url(url) == normal_url(endpoint):
+        return None
+    return LineError(
+        "invalid_url", f"The url {url!r} of this line differs from the batch's endpoint {endpoint!r}.", "url"
+    )
+
+
+def _model_problem(
+    name: str, endpoint: str, pinned: Mapping[str, PinnedModel], served: Mapping[str, ModelInfo]
+) -> LineError | None:
+    pin = pinned.get(name)
+    if pin is None:
+        return LineError("model_not_found", unknown_model_message(name, list(served)), "body.model")
+    info = served.get(pin.id)
+    if info is None or normal_url(endpoint) in {normal_url(known) for known in info.endpoints}:
+        return None
+    supported = ", ".join(sorted(info.endpoints))
+    return LineError(
+        "model_not_found", f"The model {name!r} does not support {endpoint}: it serves {supported}.", "body.model"
+    )
+
+
+def unknown_model_message(name: str, served_ids: Sequence[str]) -> str:
+    if not served_ids:
+        return f"The model {name!r} does not exist: this server serves no model."
+    listed = ", ".join(sorted(served_ids)[:NAMES_LISTED_MAX])
+    more = len(served_ids) - NAMES_LISTED_MAX
+    listed += f" and {more} more" if more > 0 else ""
+    alias = f'"{name}" = "{min(served_ids)}"'
+    return (
+        f"The model {name!r} does not exist. This server serves: {listed}. "
+        f"To let {name!r} stand for one of them, add under [aliases] in nightbatch.toml: {alias}"
+    )
