@@ -72,7 +72,8 @@ class Batches:
 
     async def active(self) -> builtins.list[BatchRecord]:
         """Every batch that has not ended, of all tenants, oldest first."""
-        query = sa.select(batches).where(sa.literal_column(BATCH_OPEN)).order_by(batches.c.seq)
+        going = batches.c.status.in_([status.value for status in BATCH_EDGES])
+        query = sa.select(batches).where(sa.literal_column(BATCH_OPEN), going).order_by(batches.c.seq)
 
         def active(connection: Connection) -> builtins.list[BatchRecord]:
             return [batch_record(row) for row in connection.execute(query).mappings()]

@@ -168,8 +168,9 @@ shards = sa.Table(
     sa.Index("shards_open", "batch_id", "shard_no", sqlite_where=sa.text(SHARD_OPEN)),
     sa.Index("shards_leased", "holder", "lease_expires_at", sqlite_where=sa.text(SHARD_LEASED)),
     sa.Index("shards_leases_by_expiry", "lease_expires_at", sqlite_where=sa.text(SHARD_LEASED)),
-    sqlite_with_rowid=False,
 )
+"""With a rowid: without one SQLite prefers the primary key to `shards_open`, and would walk all sealed shards of a batch
+to find its next ones."""
 
 segments = sa.Table(
     "segments",

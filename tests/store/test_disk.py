@@ -58,8 +58,8 @@ async def test_a_folder_without_work_has_nothing_unfinalised(tmp_path: Path) -> 
 
 async def test_an_upload_leaves_the_reserve_and_room_to_finalize(room: Room) -> None:
     await room.disk.room_for_upload(900 * MIB)
+    room.free -= MIB
     with pytest.raises(DiskFull, match=r"no room for 900\.0 MiB .* 999\.0 MiB free, of which 100\.0 MiB are the res"):
-        room.free -= MIB
         await room.disk.room_for_upload(900 * MIB)
     room.segment(400 * MIB)
     room.clock += MEASURED_FOR_SECONDS + 1

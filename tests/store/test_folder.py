@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def test_the_secret_is_made_once_and_kept(tmp_path: Path) -> None:
     assert len(secret) == SECRET_BYTES
     assert read_or_make_secret(tmp_path) == secret
     assert mode(tmp_path / "secret") == 0o600
-    assert os.listdir(tmp_path / "tmp") == []
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_two_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ from store.records import StoreError
 from store.schema import metadata
 
 
+def python(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
 def definitions(path: Path) -> dict[str, str]:
     """Every table and index with its columns and constraints, whatever the order of the constraints."""
     connection = sqlite3.connect(path)
@@ -69,9 +73,7 @@ def test_several_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     path = tmp_path / "nightbatch.sqlite3"
     script = f"from pathlib import Path; from store import migrations; migrations.upgrade(Path({str(path)!r}))"
     with ThreadPoolExecutor(4) as pool:
-        done = list(
-            pool.map(lambda _: subprocess.run([sys.executable, "-c", script], capture_output=True, text=True), range(4))
-        )
+        done = list(pool.map(python, [script] * 4))
     assert [(process.returncode, process.stderr) for process in done] == [(0, "")] * 4
     assert migrations.revision(path) == migrations.HEAD
 
@@ -83,7 +85,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path)
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
-    with pytest.raises(StoreError, match="revision 9999, which this version .* a newer one wrote it"):
+    with pytest.raises(StoreError, match=r"revision 9999, which this version .* a newer one wrote it"):
         migrations.upgrade(path)
     assert migrations.revision(path) == "9999"
 
@@ -105,7 +107,7 @@ from store import migrations
 migrations.upgrade(Path({str(migrated)!r}))
 print([name for name in sys.modules if name.startswith("alembic")])
 """
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+    assert python(script).stdout == "[]\n"
 
 
 def test_the_scripts_lie_inside_the_package() -> None:

@@ -145,7 +145,6 @@ def upgrade() -> None:
         sa.CheckConstraint("shard_no >= 0 AND start >= 0 AND stop > start", name="shards_range"),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name="shards_batch"),
         sa.PrimaryKeyConstraint("batch_id", "shard_no"),
-        sqlite_with_rowid=False,
     )
     op.create_index(
         "shards_leased",
