@@ -65,9 +65,7 @@ class ModelConfig(BaseModel):
     time_scale: float = Field(
         1.0, ge=0, le=1000, description="simulated: real seconds for each virtual one; 0 is as fast as it can"
     )
-    faults: dict[str, Any] = Field(
-        default_factory=dict, description="simulated: faults to play, see docs/simulated.md; none if not given"
-    )
+    faults: dict[str, Any] = Field(default_factory=dict, description="simulated: faults to play; none if not given")
 
     @field_validator("upstreams")
     @classmethod
