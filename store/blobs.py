@@ -178,7 +178,7 @@ class BlobWriter:
 
 
 def _open(path: Path, start: int) -> BinaryIO:
-    file = path.open("rb", buffering=0)
+    file = path.open("rb")  # buffered for its lock: a read on a thread may still run when its download is cancelled
     file.seek(start)
     return file
 

@@ -1,0 +1,119 @@
+"""The index worker: a process that indexes uploads while they grow, away from the server's event loop and its GIL.
+
+Run as `python -P -m store.index_worker PARENT_PID`. It takes orders on stdin and works on several uploads in turn, a
+step at a time, so that a slow upload holds up no other. It never outlives the server: the end of stdin or of the parent
+process ends it at once, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from store.index_builder import IndexBuilder, IndexLimits
+from store.index_jobs import AbortJob, Answer, BeginJob, GrowJob, Indexed, NotIndexed, Order
+
+NICENESS: Final = 10
+NESTING_MAX: Final = 300
+"""How deep Python may recurse here: well below what the server can, so that a line accepted here opens there."""
+
+_READ_BYTES: Final = 64 * 1024
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server ends us when it is done
+    os.nice(NICENESS)
+    sys.setrecursionlimit(NESTING_MAX)
+    orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    parent_pid = int(sys.argv[1])
+    threading.Thread(target=_receive, args=(orders, parent_pid), name="orders", daemon=True).start()
+    work = _Work()
+    decode = msgspec.json.Decoder(Order).decode
+    while True:
+        work.obey(decode(orders.get()))
+
+
+def _receive(orders: queue.SimpleQueue[bytes], parent_pid: int) -> None:
+    """Pass orders on until there is no server any more, then end the process."""
+    try:
+        poll = _poll_server(parent_pid)
+        tail = b""
+        while True:
+            if any(fd != 0 for fd, _ in poll.poll()):
+                break
+            data = os.read(0, _READ_BYTES)
+            if not data:
+                break
+            *whole, tail = (tail + data).split(b"\n")
+            for order in whole:
+                orders.put(order)
+    finally:
+        os._exit(0)
+
+
+def _poll_server(parent_pid: int) -> select.poll:
+    """Watches stdin and the parent itself: another child of the server could hold the other end of our stdin open."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN | select.POLLHUP)
+    with contextlib.suppress(OSError):  # no pidfd on this kernel: the end of stdin has to do
+        poll.register(os.pidfd_open(parent_pid), select.POLLIN)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+    return poll
+
+
+class _Work:
+    """The uploads being indexed. A job that failed is answered at once; what is said about it later is ignored."""
+
+    def __init__(self) -> None:
+        self._builders: dict[int, IndexBuilder] = {}
+
+    def obey(self, order: Order) -> None:
+        try:
+            if isinstance(order, BeginJob):
+                self._builders[order.job] = _builder(order)
+            elif order.job in self._builders:
+                self._go_on(order)
+        except Exception as error:  # noqa: BLE001 (a worker has other uploads to index: the upload's owner is told)
+            self._close(order.job)
+            code = error.errno if isinstance(error, OSError) else None
+            _answer(NotIndexed(order.job, f"{type(error).__name__}: {error}", code))
+
+    def _go_on(self, order: Order) -> None:
+        builder = self._builders[order.job]
+        if isinstance(order, GrowJob):
+            builder.feed(order.size)
+        elif isinstance(order, AbortJob):
+            self._close(order.job)
+        elif not isinstance(order, BeginJob):
+            summary = builder.finish(order.size)
+            self._close(order.job)
+            _answer(Indexed(order.job, summary))
+
+    def _close(self, job: int) -> None:
+        builder = self._builders.pop(job, None)
+        if builder is not None:
+            builder.close()
+
+
+def _builder(order: BeginJob) -> IndexBuilder:
+    limits = IndexLimits(order.line_bytes_max, order.lines_max, order.line_errors_shown_max)
+    return IndexBuilder(Path(order.blob_path), Path(order.index_path), order.secret, limits)
+
+
+def _answer(answer: Answer) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
