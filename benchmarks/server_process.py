@@ -25,7 +25,6 @@ STOP_SECONDS_MAX = 60
 PROBE_SECONDS = 0.05
 LOG_LINES_SHOWN = 12
 SETTINGS_PREFIX = "NIGHTBATCH_"
-SETTINGS_KEPT = frozenset({"NIGHTBATCH_CACHE"})
 
 
 def free_port() -> int:
@@ -139,16 +138,12 @@ class ChildProcess:
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a person configured for a server of theirs must not change what is measured; where models lie may stay."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if not name.startswith(SETTINGS_PREFIX) or name in SETTINGS_KEPT
-    }
+    """What a person configured for a server of theirs must not change what is measured."""
+    return {name: value for name, value in environment.items() if not name.startswith(SETTINGS_PREFIX)}
 
 
 class ServerProcess(ChildProcess):
-    """`nightbatch serve` on a data folder of its own, which goes with it. `config` is the text of its nightbatch.toml."""
+    """`nightbatch serve` on a data folder of its own, which goes with it; `config` is its nightbatch.toml."""
 
     def __init__(
         self,

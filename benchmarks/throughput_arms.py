@@ -10,12 +10,14 @@ from pathlib import Path
 
 from benchmarks import client, examples, machine, vllm_baselines
 from benchmarks.anonymous import argument
-from benchmarks.embedded import embedded_chat_model
 from benchmarks.engine_clock import EngineClock, Window
 from benchmarks.form import CouldNotMeasure, Options, Plain
 from benchmarks.server_process import ServerProcess
 from benchmarks.tap import Tap
 from benchmarks.vllm_baselines import Work
+from engine import embedded
+from engine.protocol import ModelKind
+from engine.vllm import VllmSpec, launch
 
 CPU_FLAGS = (
     *("--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "64"),
@@ -66,7 +68,7 @@ class Plan:
         if options.upstream is not None:
             model = client.first_model(client.connect(options.upstream))
         else:
-            model = options.model or embedded_chat_model()
+            model = _model_source(options.model or embedded.CHAT.id)
         return cls(
             lines=lines,
             count=count,
@@ -85,6 +87,35 @@ class Plan:
         return Work(self.model, flags, self.input(folder, self.model), self.count, environment)
 
 
+def _model_source(model: str) -> str:
+    """What both vLLM and we can load: a hub id, a folder, or the folder of an embedded model."""
+    if model not in embedded.EMBEDDED:
+        return model
+    try:
+        return str(embedded.prepare(embedded.EMBEDDED[model]))
+    except embedded.EmbeddedError as error:
+        raise CouldNotMeasure(str(error)) from error
+
+
+def engine_flags(plan: Plan) -> tuple[str, ...]:
+    """The command line that our engine gives to vLLM for these flags: its own additions belong to "the same flags".
+
+    What our server decides from the device's memory (a KV cache that no flag sets) is not in it: set it in the flags.
+    """
+    spec = VllmSpec(
+        "bench", "bench", plan.model, engine_args=plan.flags, device="cpu" if plan.device == "cpu" else "cuda"
+    )
+    return tuple(launch.flags(spec, ModelKind.GENERATE))
+
+
+def engine_environment(plan: Plan) -> dict[str, str]:
+    """All cores, and the preloaded libraries that our engine gets: the ratio is about what stands above the engine."""
+    if plan.device != "cpu":
+        return {}
+    preloads = ":".join(str(library) for library in launch.preloads())
+    return {**vllm_baselines.core_binding(plan.device, plan.cores), **({"LD_PRELOAD": preloads} if preloads else {})}
+
+
 def arms(plan: Plan) -> dict[str, RunnableArm]:
     """In the order of the table: ours first."""
     if plan.upstream is not None:
@@ -93,18 +124,18 @@ def arms(plan: Plan) -> dict[str, RunnableArm]:
             "ours": RunnableArm(facts, lambda folder: _ours_upstream(plan, folder)),
             "parallel_client": RunnableArm(facts, lambda folder: _client_upstream(plan, folder)),
         }
-    bound = vllm_baselines.core_binding(plan.device, plan.cores)
-    same = _facts(plan, plan.flags, bound)
+    flags, environment = engine_flags(plan), engine_environment(plan)
+    facts = _facts(plan, flags, environment)
     return {
-        "ours": RunnableArm(same, lambda folder: _ours(plan, folder)),
+        "ours": RunnableArm(facts, lambda folder: _ours(plan, folder)),
         "run_batch": RunnableArm(
-            same, lambda folder: Run(vllm_baselines.run_batch(plan.work(folder, plan.flags, bound), folder))
+            facts, lambda folder: Run(vllm_baselines.run_batch(plan.work(folder, flags, environment), folder))
         ),
         "parallel_client": RunnableArm(
-            {**same, "inflight_max": plan.inflight_max},
+            {**facts, "inflight_max": plan.inflight_max},
             lambda folder: Run(
                 vllm_baselines.parallel_client(
-                    plan.work(folder, plan.flags, bound), folder, inflight_max=plan.inflight_max
+                    plan.work(folder, flags, environment), folder, inflight_max=plan.inflight_max
                 )
             ),
         ),
@@ -114,21 +145,28 @@ def arms(plan: Plan) -> dict[str, RunnableArm]:
     }
 
 
-def _facts(plan: Plan, flags: Sequence[str], bound: Mapping[str, str]) -> dict[str, Plain]:
+def _facts(plan: Plan, flags: Sequence[str], environment: Mapping[str, str]) -> dict[str, Plain]:
     facts: dict[str, Plain] = {
         "model": argument(plan.model),
         "engine_flags": " ".join(argument(flag) for flag in flags) or "vLLM's defaults",
         "clock": "vLLM stat logger",
     }
     if plan.device == "cpu":
-        facts["cores_bound"] = bound.get("VLLM_CPU_OMP_THREADS_BIND", "vLLM's default (one core is left free)")
+        facts["cores_bound"] = environment.get("VLLM_CPU_OMP_THREADS_BIND", "vLLM's default, which leaves one free")
+        preloaded = [Path(library).name for library in environment.get("LD_PRELOAD", "").split(":") if library]
+        facts["preloaded"] = " ".join(preloaded) or "nothing"
     return facts
 
 
 def _ours(plan: Plan, folder: Path) -> Run:
     clock = EngineClock(folder)
     arguments = ["--model", plan.model, *(["--", *plan.flags] if plan.flags else [])]
-    with ServerProcess(arguments, environment={**vllm_baselines.QUIET, **clock.environment()}) as server:
+    environment = {
+        **vllm_baselines.QUIET,
+        **vllm_baselines.core_binding(plan.device, plan.cores),
+        **clock.environment(),
+    }
+    with ServerProcess(arguments, environment=environment) as server:
         wall_seconds = _through_api(plan, server, folder)
     return Run(clock.window(requests=plan.count), wall_seconds)
 

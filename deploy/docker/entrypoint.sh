@@ -7,8 +7,7 @@
 #
 # Folders and address come from the image's environment:
 #   NIGHTBATCH_STORE__FOLDER   data folder (/data)          a volume: files, results, metadata
-#   NIGHTBATCH_CACHE           prepared models (/models/nightbatch)
-#   HF_HOME, XDG_CACHE_HOME    downloaded weights, compiled kernels; on the /models volume
+#   HF_HOME, XDG_CACHE_HOME    downloaded weights, prepared models, compiled kernels; on the /models volume
 #   NIGHTBATCH_SERVER__PORT    port inside the container (8000)
 set -eu
 
@@ -42,7 +41,7 @@ ensure_home() {
 
 prepare() {
     ensure_folder "${NIGHTBATCH_STORE__FOLDER:-/data}" "data"
-    for folder in "${HF_HOME:-}" "${XDG_CACHE_HOME:-}" "${NIGHTBATCH_CACHE:-}"; do
+    for folder in "${HF_HOME:-}" "${XDG_CACHE_HOME:-}"; do
         if [ -n "$folder" ]; then
             ensure_folder "$folder" "models"
         fi

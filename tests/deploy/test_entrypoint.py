@@ -36,7 +36,6 @@ def volumes(tmp_path: Path) -> Mapping[str, str]:
         "NIGHTBATCH_STORE__FOLDER": str(tmp_path / "data"),
         "NIGHTBATCH_SERVER__HOST": "127.0.0.1",
         "NIGHTBATCH_SERVER__PORT": str(free_port()),
-        "NIGHTBATCH_CACHE": str(tmp_path / "models" / "nightbatch"),
         "HF_HOME": str(tmp_path / "models" / "huggingface"),
         "XDG_CACHE_HOME": str(tmp_path / "models" / "cache"),
     }
@@ -94,7 +93,7 @@ def test_another_word_is_a_command_of_nightbatch(volumes: Mapping[str, str], tmp
 
 def test_the_folders_are_made(volumes: Mapping[str, str], tmp_path: Path) -> None:
     run(volumes, "--help", cwd=tmp_path)
-    for folder in ("data", "models/huggingface", "models/cache", "models/nightbatch"):
+    for folder in ("data", "models/huggingface", "models/cache"):
         assert (tmp_path / folder).is_dir()
         assert not list((tmp_path / folder).iterdir())
 

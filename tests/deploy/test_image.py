@@ -38,7 +38,7 @@ def test_the_image_does_not_run_as_root() -> None:
 
 def test_data_and_models_are_volumes_and_all_caches_lie_on_them() -> None:
     assert 'VOLUME ["/data", "/models"]' in DOCKERFILE
-    folders = [variables()[name] for name in ("HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "NIGHTBATCH_CACHE")]
+    folders = [variables()[name] for name in ("HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR")]
     assert all(folder.startswith("/models/") for folder in folders)
 
 
