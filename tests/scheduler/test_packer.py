@@ -1,0 +1,79 @@
+"""What fits on an engine: sub-requests and KV tokens, and a giant only alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.protocol import EngineLimits
+from scheduler.facts.estimates import LineSize, RateMeter, kv_tokens
+from scheduler.policy.packer import Budget, Cost, Inflight, budget_of, fits
+
+BUDGET = Budget(requests_max=4, tokens_max=100)
+
+
+@pytest.mark.parametrize(
+    ("inflight", "cost", "expected"),
+    [
+        (Inflight(1, 3, 10), Cost(1, 90), True),
+        (Inflight(1, 4, 10), Cost(1, 1), False),
+        (Inflight(1, 1, 10), Cost(1, 91), False),
+        (Inflight(0, 0, 0), Cost(900, 900_000), True),
+        (Inflight(1, 1, 1), Cost(900, 900_000), False),
+        (Inflight(1, 1, 1), Cost(4, 1), False),
+    ],
+)
+def test_a_line_fits_by_both_counts_and_a_giant_only_alone(inflight: Inflight, cost: Cost, expected: bool) -> None:
+    assert fits(BUDGET, inflight, cost) is expected
+
+
+def test_an_engine_without_a_token_limit_counts_requests_only() -> None:
+    budget = budget_of(EngineLimits(8), requests_multiple=1.0, tokens_multiple=1.0)
+    assert fits(budget, Inflight(7, 7, 10**9), Cost(1, 10**9))
+    assert not fits(budget, Inflight(8, 8, 0), Cost(1, 1))
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 200)), min_size=1, max_size=60), st.randoms())
+def test_whatever_ends_first_the_budget_holds_and_nothing_waits_forever(costs, chance) -> None:  # type: ignore[no-untyped-def]
+    waiting = [Cost(*cost) for cost in costs]
+    running: list[Cost] = []
+    inflight = Inflight()
+    while waiting or running:
+        while waiting and fits(BUDGET, inflight, waiting[0]):
+            running.append(waiting.pop(0))
+            inflight.take(running[-1])
+        assert inflight.lines == 1 or (inflight.requests <= 4 and inflight.tokens <= 100)
+        inflight.give_back(running.pop(chance.randrange(len(running))))
+    assert inflight == Inflight()
+
+
+@pytest.mark.parametrize(
+    ("size", "context", "expected"),
+    [
+        (LineSize(300, 50, 1), None, 150),
+        (LineSize(301, 50, 1), None, 151),
+        (LineSize(300, 0, 1), None, 356),
+        (LineSize(300, 50, 4), None, 300),
+        (LineSize(300_000, 50, 1), 2048, 2048),
+        (LineSize(300_000, 50, 3), 2048, 6144),
+        (LineSize(0, 0, 0), None, 256),
+    ],
+)
+def test_kv_tokens_are_prompt_plus_outputs_capped_by_the_context(
+    size: LineSize, context: int | None, expected: int
+) -> None:
+    assert kv_tokens(size, bytes_per_token=3.0, output_tokens_assumed=256, context_tokens_max=context) == expected
+
+
+def test_a_rate_follows_what_is_measured_and_forgets_slowly() -> None:
+    meter = RateMeter(memory_seconds=10)
+    assert meter.seconds_per_line == 0.0
+    for _ in range(10):
+        meter.add(lines=10, busy_seconds=1.0)
+    assert meter.seconds_per_line == pytest.approx(0.1)
+    for _ in range(100):
+        meter.add(lines=1, busy_seconds=1.0)
+    assert meter.seconds_per_line == pytest.approx(1.0, rel=0.01)
+    meter.add(lines=0, busy_seconds=0.0)
+    assert meter.seconds_per_line == pytest.approx(1.0, rel=0.01)
