@@ -61,11 +61,11 @@ def run_batch(work: Work, folder: Path) -> Window:
 
 def check_run_batch_output(output: Sequence[bytes], *, lines: int) -> None:
     """run_batch ends well even when every line was refused: look into its file."""
-    succeeded = sum(json.loads(line).get("error") is None for line in output)
+    refused = [line for line in output if json.loads(line).get("error") is not None]
+    succeeded = len(output) - len(refused)
     if succeeded != lines:
-        raise CouldNotMeasure(
-            f"run_batch answered {succeeded} of {lines} lines: {output[0][:300].decode(errors='replace')}"
-        )
+        first = f": {refused[0][:300].decode(errors='replace')}" if refused else ""
+        raise CouldNotMeasure(f"run_batch answered {succeeded} of {lines} lines{first}")
 
 
 def parallel_client(work: Work, folder: Path, *, inflight_max: int) -> Window:
