@@ -126,10 +126,11 @@ class Blobs:
         sync_folder(path.parent)
 
     def discard(self, key: str) -> None:
-        """Remove what there is of a blob that was not published."""
+        """Remove what there is of a blob that nobody was told of. Blocking."""
         temp = self.temp_path(key)
         temp.unlink(missing_ok=True)
         temp.with_name(temp.name + INDEX_SUFFIX).unlink(missing_ok=True)
+        self._delete(key)
 
 
 class BlobWriter:
@@ -168,6 +169,7 @@ class BlobWriter:
         return StoredBlob(self.key, self._bytes)
 
     def abort(self) -> None:
+        """Leave nothing behind, also of a blob that was committed already."""
         self._file.close()
         self._blobs.discard(self.key)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from pathlib import Path
@@ -35,15 +34,18 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create `folder`, its name durable in its parent. The parent exists."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-        sync_folder(folder.parent)
+    """Make sure that `folder` is there, and its name durable in its parent (whoever made it may have been cut off)."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def replace_file(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Write a small file so that it is there whole, or not at all. Missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temp = path.with_name(path.name + ".new")
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

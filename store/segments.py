@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from store.durable import disk_full, sync_folder, write_all
+from store.durable import disk_full, make_folder, sync_folder, write_all
 from store.markers import reach
 from store.records import Damaged, DiskFull, LineResult, StoreError, TokenUsage
 
@@ -108,8 +108,8 @@ class SegmentWriter:
     @classmethod
     def create(cls, path: Path) -> SegmentWriter:
         """A new segment; FileExistsError when this generation already has one (it has another writer)."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            make_folder(path.parent)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if disk_full(error):

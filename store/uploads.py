@@ -65,7 +65,8 @@ class Uploads:
 
 
 class Upload:
-    """One file on its way in. One task writes; `abort` may come at any time, also after a failure or a second time."""
+    """One file on its way in. One task writes; `abort` may come at any time, also after a failure or a second time.
+    Once finished, the bytes are the caller's (`Blobs.delete`), and `abort` does nothing."""
 
     def __init__(self, key: str, spool: _Spool, blobs: Blobs, disk: Disk, settings: StoreSettings) -> None:
         self.key = key
@@ -78,6 +79,7 @@ class Upload:
         self._gathered_bytes = 0
         self._pool: IndexPool | None = None
         self._job: IndexJob | None = None
+        self._finished = False
 
     async def index_with(self, pool: IndexPool) -> None:
         """Have the lines indexed, from the first byte on."""
@@ -104,11 +106,14 @@ class Upload:
         except BaseException:
             await self.abort()
             raise
+        self._finished = True
         reach("upload.indexed")
         return StoredBlob(self.key, self._bytes, summary)
 
     async def abort(self) -> None:
         """Forget the upload. What is being written on a thread is waited for."""
+        if self._finished:
+            return
         if self._job is not None:
             self._job.abort()
         await asyncio.to_thread(self._discard)

@@ -1,0 +1,144 @@
+"""Composing: from segments in execution order to an output and an error file in input order.
+
+First every segment is checksummed and each line's place noted, 16 bytes a line. Then the lines are copied in input
+order through one window: within it the reads go segment by segment and forwards, and the window is written in one
+piece. The same segments give the same bytes, however often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from store.blobs import Blobs, BlobWriter, StoredBlob
+from store.line_copies import Copier, windows_of
+from store.records import Damaged, RequestCounts, TokenUsage
+from store.segments import scan, usage_of
+
+NOWHERE: Final = 0xFFFF_FFFF
+PLACE_DTYPE: Final = np.dtype([("offset", "<u8"), ("length", "<u4"), ("segment", "<u4")])
+"""Where a line's result is. `segment` is twice the segment's number, plus one for a success; NOWHERE: it has none."""
+
+assert PLACE_DTYPE.itemsize == 16
+
+MissingLines = Callable[[Sequence[int]], list[bytes]]
+"""The error lines (without newlines) for lines that have no result, in the order asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The durable files of a batch; None for a file that would have no line."""
+
+    output: StoredBlob | None
+    error: StoredBlob | None
+    counts: RequestCounts
+    usage: TokenUsage
+
+
+async def compose(
+    segments: Sequence[tuple[Path, int | None]], total_lines: int, missing: MissingLines, blobs: Blobs
+) -> Composed:
+    """Compose on a thread (`missing` is called there too).
+
+    `segments` come with the bytes that count, the lowest generation of a shard first: a line's result is the first one
+    found. DiskFull and Damaged leave no file behind, and neither does cancelling.
+    """
+    stopped = threading.Event()
+    try:
+        return await asyncio.to_thread(_compose, segments, total_lines, missing, blobs, stopped)
+    except asyncio.CancelledError:
+        stopped.set()
+        raise
+
+
+class _Stopped(Exception):
+    """Nobody waits for the result any more."""
+
+
+def _compose(
+    segments: Sequence[tuple[Path, int | None]],
+    total_lines: int,
+    missing: MissingLines,
+    blobs: Blobs,
+    stopped: threading.Event,
+) -> Composed:
+    places, usage = _places(segments, total_lines, stopped)
+    succeeded = (places["segment"] & 1 == 1) & (places["segment"] != NOWHERE)
+    completed = int(np.count_nonzero(succeeded))
+    writers: list[BlobWriter] = []
+    stored: list[StoredBlob] = []
+    try:
+        with Copier([path for path, _ in segments]) as copier:
+            for chosen in (succeeded, ~succeeded):
+                if chosen.any():
+                    writers.append(blobs.open_writer())
+                    _copy(copier, places, chosen, missing, writers[-1], stopped)
+        for writer in writers:
+            writer.sync()
+        stored.extend(writer.commit() for writer in writers)
+    except BaseException:
+        for writer in writers:
+            writer.abort()
+        raise
+    return Composed(
+        output=stored[0] if completed else None,
+        error=stored[-1] if completed < total_lines else None,
+        counts=RequestCounts(total_lines, completed, total_lines - completed),
+        usage=usage,
+    )
+
+
+def _places(
+    segments: Sequence[tuple[Path, int | None]], total_lines: int, stopped: threading.Event
+) -> tuple[npt.NDArray[Any], TokenUsage]:
+    """The place of every line's result, and the tokens of the results that count."""
+    places = np.zeros(total_lines, PLACE_DTYPE)
+    places["segment"] = NOWHERE
+    usage = TokenUsage()
+    for number, (path, valid_bytes) in enumerate(segments):
+        _check(stopped)
+        found = scan(path, valid_bytes)
+        if len(found.line_nos) == 0:
+            continue
+        if int(found.line_nos.max()) >= total_lines:
+            raise Damaged(f"segment {path} has line {int(found.line_nos.max())}; the batch has {total_lines} lines")
+        line_nos, first = np.unique(found.line_nos, return_index=True)
+        new = places["segment"][line_nos] == NOWHERE
+        line_nos, first = line_nos[new], first[new]
+        places["offset"][line_nos] = found.offsets[first]
+        places["length"][line_nos] = found.lengths[first]
+        places["segment"][line_nos] = 2 * number + found.succeeded[first]
+        usage += usage_of(found.usage[first])
+    return places, usage
+
+
+def _copy(
+    copier: Copier,
+    places: npt.NDArray[Any],
+    chosen_lines: npt.NDArray[np.bool_],
+    missing: MissingLines,
+    writer: BlobWriter,
+    stopped: threading.Event,
+) -> None:
+    """Write the chosen lines, in order."""
+    for window in windows_of(chosen_lines, places["length"]):
+        _check(stopped)
+        chosen = places[window]
+        lost = np.flatnonzero(chosen["segment"] == NOWHERE)
+        made = missing(window[lost].tolist()) if len(lost) else []
+        if len(made) != len(lost):
+            raise ValueError(f"{len(lost)} lines have no result, and {len(made)} error lines were made for them")
+        chosen["length"][lost] = [len(line) for line in made]
+        writer.write(copier.gather(chosen["segment"] >> 1, chosen["offset"], chosen["length"], lost, made))
+
+
+def _check(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise _Stopped
