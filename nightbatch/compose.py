@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scheduler.loop import Scheduler
+
 from engine.registry import Registry
 from nightbatch.config import Config
 from nightbatch.engines import Fleet, build_fleet
-from scheduler.loop import Scheduler
 from scheduler.settings import SchedulerSettings
 from server.app import create_app
 from server.settings import ServerSettings, Tier

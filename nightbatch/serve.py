@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping
 
 import uvicorn
+from nightbatch.config import Config, ConfigError
 
-from engine.memory import MemoryRefused
 from nightbatch import logs
 from nightbatch.banner import print_banner
 from nightbatch.compose import House, compose
-from nightbatch.config import Config
 from store import markers
 from store.records import StoreError
 
@@ -52,7 +51,7 @@ def run_server(config: Config, environment: Mapping[str, str] | None = None) -> 
 
     try:
         return uvloop.run(_serve(config, listening, environment))
-    except (StoreError, MemoryRefused) as error:
+    except (StoreError, ConfigError) as error:
         return _refuse(str(error))
     finally:
         listening.close()
