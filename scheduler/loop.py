@@ -81,7 +81,7 @@ class Scheduler:
         self._finalizer = Finalizer(store, settings, self._inputs, now=now)
         self._reaper = Reaper(store, settings, now=now)
         self._batches: dict[str, BatchRecord] = {}
-        self._hopeless: dict[str, Exception] = {}
+        self._hopeless: dict[str, tuple[Exception, bool]] = {}
         self._counted_at = monotonic()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -188,8 +188,8 @@ class Scheduler:
     async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
         """Start the job that moves the batch on, if it is time for one."""
         if batch.id in self._hopeless:
-            error = self._hopeless[batch.id]
-            self._start(FAIL, batch, lambda: self._finalizer.fail(batch, error))
+            error, bare = self._hopeless[batch.id]
+            self._start(FAIL, batch, lambda: self._finalizer.fail(batch, error, bare=bare))
         elif batch.status is BatchStatus.VALIDATING:
             if self._jobs.count(INTAKE) < self._settings.intakes_max:
                 self._start(INTAKE, batch, lambda: self._intake.take_in(batch))
@@ -234,7 +234,8 @@ class Scheduler:
 
     async def _give_up(self, kind: str, batch: BatchRecord, error: Exception) -> None:
         log.error("batch is given up because of %s: %r", kind, error, extra=self._extra(batch.id))
-        self._hopeless[batch.id] = error
+        first, _ = self._hopeless.get(batch.id, (error, False))
+        self._hopeless[batch.id] = (first, kind == FAIL)
         self.wake()
 
     async def _pause_for_disk(self, batch: BatchRecord, error: DiskFull) -> None:

@@ -30,6 +30,7 @@ from store.records import (
     SegmentRef,
     TokenUsage,
 )
+from store.segments import scan
 
 log = logging.getLogger(__name__)
 
@@ -81,18 +82,20 @@ class Finalizer:
         else:
             await self._end(batch, None)
 
-    async def fail(self, batch: BatchRecord, error: Exception) -> None:
-        """End a batch beyond repair as `failed`; what is whole of it is still delivered."""
-        code = "damaged_file" if isinstance(error, Damaged) else result_lines.INTERNAL_CODE
-        detail = str(error) if isinstance(error, Damaged) else "the server failed on this batch; its log says why"
-        shown = LineError(code, f"The batch could not be finished: {detail}.")
+    async def fail(self, batch: BatchRecord, error: Exception, *, bare: bool = False) -> None:
+        """End a batch beyond repair as `failed`. What is whole of it is still delivered; `bare`: not even that worked."""
+        shown = _shown(error)
         if batch.status is BatchStatus.VALIDATING:
             if await self._store.batches.fail(batch.id, errors=[shown], errors_total=1, at=int(self._now())):
                 self._ended(batch, BatchStatus.FAILED)
             return
         if await self._store.work.leased(batch.id):
             return
-        await self._end(batch, Ending(BatchStatus.FAILED, result_lines.DAMAGED, (shown,)))
+        ending = Ending(BatchStatus.FAILED, result_lines.DAMAGED, (shown,))
+        if bare:
+            await self._commit(batch, ending, Composed(None, None, batch.counts, batch.usage))
+        else:
+            await self._end(batch, ending)
 
     async def _end(self, batch: BatchRecord, ending: Ending | None) -> None:
         """`ending` None: every line should have its result, and the batch is then `completed`."""
@@ -113,9 +116,12 @@ class Finalizer:
     async def _compose(self, batch: BatchRecord, ending: Ending | None) -> tuple[Composed, int]:
         if batch.counts.total == 0:
             return Composed(None, None, RequestCounts(), TokenUsage()), 0
-        refs = await self._store.work.segments(batch.id)
+        failing = ending is not None and ending.to is BatchStatus.FAILED
+        paths = self._paths(await self._store.work.segments(batch.id))
+        if failing:
+            paths = await asyncio.to_thread(_whole, paths)
+        source = await self._source(batch, needed=not failing)
         error = result_lines.DAMAGED if ending is None else ending.missing
-        source = await self._source(batch, needed=ending is None or ending.to is not BatchStatus.FAILED)
         missing_lines = 0
 
         def missing(line_nos: Sequence[int]) -> list[bytes]:
@@ -123,7 +129,7 @@ class Finalizer:
             missing_lines += len(line_nos)
             return _missing_lines(batch.id, source, line_nos, error)
 
-        composed = await asyncio.to_thread(compose, self._paths(refs), batch.counts.total, missing, self._store.blobs)
+        composed = await compose(paths, batch.counts.total, missing, self._store.blobs)
         return composed, missing_lines
 
     async def _source(self, batch: BatchRecord, *, needed: bool) -> BatchInput | None:
@@ -191,6 +197,27 @@ class Finalizer:
         free = self._store.disk.free_bytes()
         if free < needed:
             raise DiskFull(f"The results need {needed:,} bytes of disk, but {free:,} are free")
+
+
+def _shown(error: Exception) -> LineError:
+    if isinstance(error, Damaged):
+        return LineError("damaged_file", f"The batch could not be finished: {error}.")
+    return LineError(
+        result_lines.INTERNAL_CODE, "The batch could not be finished: the server failed on it, its log says why."
+    )
+
+
+def _whole(paths: Sequence[tuple[Path, int | None]]) -> list[tuple[Path, int | None]]:
+    """The segments that can be read; the others are named in the log."""
+    whole = []
+    for path, valid_bytes in paths:
+        try:
+            scan(path, valid_bytes)
+        except Damaged as error:
+            log.error("left out of the results: %s", error)
+        else:
+            whole.append((path, valid_bytes))
+    return whole
 
 
 def _bytes_of(paths: Sequence[Path]) -> int:
