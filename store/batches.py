@@ -140,6 +140,9 @@ class Batches:
 
 
 def check_edges(expected: Collection[BatchStatus], to: BatchStatus) -> None:
+    """ValueError unless every move that is asked for is an edge."""
+    if not expected:
+        raise ValueError(f"a move to {to.value} names no status that it starts from")
     for status in expected:
         if to not in BATCH_EDGES.get(status, ()):
             raise ValueError(f"a batch never moves from {status.value} to {to.value}")

@@ -38,6 +38,7 @@ def prepare_folder(folder: Path) -> None:
         for name in SUBFOLDERS:
             (folder / name).mkdir(mode=0o700, exist_ok=True)
             (folder / name).chmod(0o700)
+        sync_folder(folder)
     except OSError as error:
         raise StoreError(
             f"cannot prepare the data folder {folder} ({error.strerror}: {error.filename}): "

@@ -169,8 +169,8 @@ shards = sa.Table(
     sa.Index("shards_leased", "holder", "lease_expires_at", sqlite_where=sa.text(SHARD_LEASED)),
     sa.Index("shards_leases_by_expiry", "lease_expires_at", sqlite_where=sa.text(SHARD_LEASED)),
 )
-"""With a rowid: without one SQLite prefers the primary key to `shards_open`, and would walk all sealed shards of a batch
-to find its next ones."""
+"""With a rowid: without one SQLite prefers the primary key to `shards_open`, and walks all sealed shards of a batch to
+find its next ones."""
 
 segments = sa.Table(
     "segments",

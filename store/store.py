@@ -53,8 +53,7 @@ class Store:
         return self.folder / "work" / batch_id / f"{shard_no}-{generation}{SEGMENT_SUFFIX}"
 
     def index_path(self, blob: str) -> Path:
-        path = self.blobs.path(blob)
-        return path.with_name(path.name + ".index")
+        return self.blobs.index_path(blob)
 
     async def close(self) -> None:
         """End the index workers, close the database, let the folder go. A second call does nothing."""

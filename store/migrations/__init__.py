@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
+from store.durable import sync_folder
 from store.records import StoreError
 from store.settings import StoreSettings
 from store.sqlite import explain
@@ -50,6 +51,7 @@ def upgrade(path: Path, settings: StoreSettings | None = None) -> None:
                 "a newer one wrote it, so run that one, or use another data folder"
             ) from error
         _check_references(connection, path)
+    sync_folder(path.parent)
 
 
 def downgrade(path: Path, to: str) -> None:
