@@ -6,10 +6,8 @@ Works against Nightbatch and against any server that speaks the same API.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ import httpx2
 import openai
 from openai.types import Batch, FileObject, Model
 
-URL_DEFAULT = "http://127.0.0.1:8000"
+from nightbatch.target import Target
+
 DOWNLOAD_ATTEMPTS_MAX = 5
 DOWNLOAD_CHUNK_BYTES = 1 << 20
 PAGE_BATCHES_MAX = 100
@@ -36,33 +35,6 @@ class ClientError(Exception):
     @property
     def unreachable(self) -> bool:
         return self.status_code is None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Which server, and as whom."""
-
-    url: str
-    api_key: str | None = None
-
-    @classmethod
-    def find(cls, url: str | None, api_key: str | None, environment: Mapping[str, str] | None = None) -> Target:
-        """Flag, then NIGHTBATCH_URL / NIGHTBATCH_API_KEY, then OPENAI_BASE_URL / OPENAI_API_KEY, then this machine.
-
-        An OpenAI key goes only to the server that OPENAI_BASE_URL names: never to another one by accident.
-        """
-        environment = os.environ if environment is None else environment
-        own = url or environment.get("NIGHTBATCH_URL")
-        theirs = environment.get("OPENAI_BASE_URL")
-        key = api_key or environment.get("NIGHTBATCH_API_KEY")
-        if not own and theirs:
-            return cls(_root(theirs), key or environment.get("OPENAI_API_KEY"))
-        return cls(_root(own or URL_DEFAULT), key)
-
-
-def _root(url: str) -> str:
-    url = url if "://" in url else f"http://{url}"
-    return url.rstrip("/").removesuffix("/v1")
 
 
 class CountedFile(io.FileIO):

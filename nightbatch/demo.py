@@ -15,13 +15,14 @@ from rich.console import Console
 
 from nightbatch import exits
 from nightbatch.child_server import ChildServer, free_port, running
-from nightbatch.client import Client, Target
+from nightbatch.client import Client
 from nightbatch.commands.progress import Report, bars
 from nightbatch.commands.submit import first_url
 from nightbatch.config import EMBEDDED
 from nightbatch.exactly_once import Comparison, compare
 from nightbatch.following import done, follow, total
 from nightbatch.outcome import Downloads, download, exit_code, refusals, summary
+from nightbatch.target import Target
 
 INPUTS = ("banking77.jsonl", "embeddings.jsonl")
 RESULTS_SHOWN = 5
@@ -114,7 +115,7 @@ def run_batch(client: Client, source: Path, results: Path, report: Report) -> Do
     file = client.upload(source, lambda sent: report(sent, size, "upload"))
     batch = client.create(file.id, endpoint=first_url(source), window="24h", metadata={"demo": source.stem})
     started = time.monotonic()
-    ended = follow(client, batch, lambda seen, note: report(done(seen), total(seen), note) if seen else None)
+    ended = follow(client.batch, batch, lambda seen, note: report(done(seen), total(seen), note) if seen else None)
     run_seconds = time.monotonic() - started
     files = download(client, ended, results, lambda _: None)
     came = [path for path in (files.output, files.errors) if path]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from openai.types import Batch
 
-from nightbatch.client import Client, ClientError
+from nightbatch.client import ClientError
 
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 POLL_SECONDS_MIN = 0.25
@@ -21,14 +21,17 @@ OnBatch = Callable[[Batch | None, str], None]
 
 
 def follow(
-    client: Client,
+    fetch: Callable[[str], Batch],
     batch: Batch,
     report: OnBatch,
     *,
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Batch:
-    """The batch in its final state. Raises ClientError when the server stays away or no longer knows the batch."""
+    """The batch in its final state; `fetch` is `Client.batch`.
+
+    Raises ClientError when the server stays away or no longer knows the batch.
+    """
     pause = POLL_SECONDS_MIN
     heard_at = monotonic()
     while True:
@@ -37,7 +40,7 @@ def follow(
             return batch
         sleep(pause)
         try:
-            seen = client.batch(batch.id)
+            seen = fetch(batch.id)
         except ClientError as error:
             if not (error.unreachable or (error.status_code or 0) >= 500):
                 raise

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -109,12 +109,16 @@ def install_torch(pip: "Pip") -> None:
 def check(pip: "Pip", kind: str) -> None:
     """`pip check` must miss exactly what the lock leaves out: anything else means that the lock is wrong."""
     with Step("check"):
-        lines = pip.run("check").stdout.splitlines()
-        missing = {match[1] for line in lines if (match := NOT_INSTALLED.match(line))}
-        strange = [line for line in lines if not NOT_INSTALLED.match(line) and line != "No broken requirements found."]
-        if strange or missing != LEFT_OUT[kind]:
+        says = pip.run("check").stdout
+        if not is_expected(says, LEFT_OUT[kind]):
             left_out = ", ".join(sorted(LEFT_OUT[kind])) or "nothing"
-            raise InstallError(f"pip check should miss exactly {left_out}, and says:\n" + "\n".join(lines))
+            raise InstallError(f"pip check should miss exactly {left_out}, and says:\n{says}")
+
+
+def is_expected(says: str, left_out: Collection[str]) -> bool:
+    lines = [line for line in says.splitlines() if line != "No broken requirements found."]
+    missing = [match[1] for line in lines if (match := NOT_INSTALLED.match(line))]
+    return len(missing) == len(lines) and set(missing) == set(left_out)
 
 
 class Step:

@@ -46,8 +46,8 @@ def doctor(
 
 def examine(config_file: Path | None, url: str | None) -> Iterator[Finding]:
     from nightbatch.checks import machine, packages, service
-    from nightbatch.client import Target
     from nightbatch.config import Config
+    from nightbatch.target import Target
 
     yield packages.python()
     config, findings = service.configuration(config_file)

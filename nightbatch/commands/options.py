@@ -26,7 +26,8 @@ ConfigOption = Annotated[
 
 
 def connect(url: str | None, api_key: str | None) -> Client:
-    from nightbatch.client import Client, Target
+    from nightbatch.client import Client
+    from nightbatch.target import Target
 
     return Client(Target.find(url, api_key))
 

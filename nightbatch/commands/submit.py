@@ -102,7 +102,7 @@ def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float |
 
     try:
         with bar(screen, "run") as report:
-            ended = follow(client, batch, note)
+            ended = follow(client.batch, batch, note)
     except (KeyboardInterrupt, ClientError) as error:
         screen.print(f"\n{batch.id} goes on without us.", markup=False)
         screen.print(f"  see it:  nightbatch status {batch.id} --watch", markup=False)

@@ -64,14 +64,14 @@ def _explain(item: Any, root: type[BaseModel], origins: Origins) -> str:
 
 
 def suggestion(key: str, path: KeyPath, root: type[BaseModel]) -> str:
-    """The closest known key beside it, or the section that has one of this name, or the list of what is known."""
+    """The section that has a key of this name, or the closest key beside it, or the list of what is known."""
     siblings = known_keys(root, path)
-    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
-    if close:
-        return f" (did you mean {dotted((*path, close[0]))}?)"
     homes = [name for name in known_keys(root, ()) if name not in path and key in known_keys(root, (name,))]
     if homes:
         return f" ({key} belongs to [{homes[0]}])"
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {dotted((*path, close[0]))}?)"
     return f" (known here: {', '.join(siblings)})"
 
 
