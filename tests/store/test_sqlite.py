@@ -176,3 +176,12 @@ async def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
 async def test_more_calls_than_connections_wait_their_turn(metadata: Metadata) -> None:
     found = await asyncio.gather(*(metadata.database.read(run("SELECT 1")) for _ in range(100)))
     assert found == [[(1,)]] * 100
+
+
+async def test_a_call_that_finds_no_connection_free_in_time_says_so(metadata: Metadata) -> None:
+    database = Database(metadata.path, StoreSettings(readers_max=1, pool_timeout_seconds=0.05))
+    async with database.reader.connect():
+        with pytest.raises(StoreError, match="too many calls at once"):
+            await database.read(run("SELECT 1"))
+    assert await database.read(run("SELECT 1")) == [(1,)]
+    await database.close()
