@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -64,7 +64,7 @@ class Blobs:
         except FileNotFoundError as error:
             raise NotFound(f"the bytes of file {key} are gone") from error
 
-    async def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `stop` (exclusive; None: the end), a chunk at a time.
 
         A blob deleted meanwhile is still read to its end.

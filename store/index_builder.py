@@ -45,10 +45,13 @@ class IndexLimits:
 class IndexBuilder:
     """One file on its way to an index. `feed` as the file grows, then `finish`; blocking, one thread."""
 
-    def __init__(self, blob_path: Path, index_path: Path, secret: bytes, limits: IndexLimits) -> None:
+    def __init__(
+        self, blob_path: Path, index_path: Path, secret: bytes, limits: IndexLimits, *, read_bytes: int = READ_BYTES
+    ) -> None:
         self._blob_path = blob_path
         self._index_path = index_path
         self._limits = limits
+        self._read_bytes = read_bytes
         self._keyed = hashlib.blake2b(key=secret, digest_size=8)
         self._blob_fd = os.open(blob_path, os.O_RDONLY | os.O_CLOEXEC)
         self._index_fd = os.open(index_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -68,7 +71,8 @@ class IndexBuilder:
     def feed(self, size: int) -> None:
         """Index what can be of the first `size` bytes of the file."""
         while self._read_to < size and not self._too_many:
-            chunk = read_exactly(self._blob_fd, min(READ_BYTES, size - self._read_to), self._read_to, self._blob_path)
+            wanted = min(self._read_bytes, size - self._read_to)
+            chunk = read_exactly(self._blob_fd, wanted, self._read_to, self._blob_path)
             self._read_to += len(chunk)
             self._add(self._blocks.take(chunk))
 

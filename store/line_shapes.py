@@ -63,7 +63,7 @@ class _LooseBody(msgspec.Struct, gc=False):
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     query: Any = None
     queries: Any = None
     documents: Any = None
@@ -184,7 +184,7 @@ def _output_tokens(body: _LooseBody) -> int:
 
 def _prompt_of(body: _LooseBody) -> tuple[bytes, int, int]:
     """The prompt as one run of bytes, how many sequences it makes, and prompt bytes beyond the run itself."""
-    tools_bytes = 0 if body.tools is None else len(bytes(body.tools))
+    tools_bytes = 0 if isinstance(body.tools, msgspec.UnsetType) else len(bytes(body.tools))
     if body.messages is not None:
         return _text_of(body.messages), max(_whole_number(body.n), 1), tools_bytes
     if body.prompt is not None:

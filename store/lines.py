@@ -63,7 +63,7 @@ class _Body(msgspec.Struct, gc=False):
     max_output_tokens: _Count | None = None
     n: _Count | None = None
     stream: bool | None = None
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -95,13 +95,16 @@ def parse_line(raw: bytes) -> InputLine:
 def check_line(raw: bytes, *, line: int = 1) -> LineFacts | LineError:
     """What scheduling needs to know of a line, or the first thing that is wrong with its form.
 
-    `raw` comes without its line ending; `line` is its 1-based number in the file, for the error. The length limit,
-    duplicates and the byte order mark are the index's business: they need the file around the line.
+    `raw` comes without its line ending; `line` is its 1-based number in the file, for the error. The length limit and
+    duplicates are the index's business: they need the file around the line.
     """
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        return invalid_utf8(error, line)
+        return _invalid_utf8(error, line)
+    if raw.startswith(BYTE_ORDER_MARK):
+        what = "This line starts with a UTF-8 byte order mark (BOM), which is not JSON: save the file without one."
+        return LineError("invalid_json_line", what, line=line)
     return check_text(raw, line=line)
 
 
@@ -110,7 +113,7 @@ def check_text(raw: bytes, *, line: int = 1) -> LineFacts | LineError:
     return _common_shape(raw) or explain(raw, line)
 
 
-def invalid_utf8(error: UnicodeDecodeError, line: int) -> LineError:
+def _invalid_utf8(error: UnicodeDecodeError, line: int) -> LineError:
     where = f"byte {error.start + 1} of the line is 0x{error.object[error.start]:02x}"
     return LineError("invalid_json_line", f"This line is not valid UTF-8: {where}.", line=line)
 
@@ -145,7 +148,7 @@ def _common_shape(raw: bytes) -> LineFacts | None:
         ladder = ladder_of(data)
     else:
         ladder = NO_LADDER
-    if body.tools is not None:
+    if body.tools is not msgspec.UNSET:
         size += len(bytes(body.tools))
     output_tokens = body.max_completion_tokens or body.max_output_tokens or body.max_tokens or 0
     return LineFacts(decoded.custom_id, decoded.url, body.model, size, output_tokens, count, ladder)
