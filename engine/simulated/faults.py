@@ -19,7 +19,7 @@ class SimulatedFaults:
     die_after_requests: int | None = None
     die_probability: float = 0.0
     deaths_max: int | None = None
-    poison: str | None = None
+    poison: str | bytes | None = None
     start_seconds: float = 0.0
     failing_starts: int = 0
     start_cause: str = "simulated: out of memory while loading weights"
@@ -39,6 +39,7 @@ class Dice:
 
     def __init__(self, faults: SimulatedFaults, seed: int) -> None:
         self.faults = faults
+        self._poison = faults.poison.encode() if isinstance(faults.poison, str) else faults.poison
         self._chance = random.Random(seed)  # noqa: S311 (a simulation)
         self._starts = 0
         self._deaths = 0
@@ -55,7 +56,7 @@ class Dice:
         overload, death, abort = (self._chance.random() for _ in range(3))
         if overload < faults.overload_probability:
             return Fate.OVERLOAD
-        if faults.poison is not None and faults.poison.encode() in body:
+        if self._poison is not None and self._poison in body:
             return Fate.DIE
         if self._deaths != faults.deaths_max and (
             death < faults.die_probability or self._requests_of_this_life == faults.die_after_requests
