@@ -11,12 +11,13 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 
+import prometheus_client
 import uvicorn
-from nightbatch.config import Config, ConfigError
 
 from nightbatch import logs
 from nightbatch.banner import print_banner
 from nightbatch.compose import House, compose
+from nightbatch.config import Config, ConfigError
 from store import markers
 from store.records import StoreError
 
@@ -38,6 +39,7 @@ def run_server(config: Config, environment: Mapping[str, str] | None = None) -> 
     """Serve until SIGINT or SIGTERM; returns the exit code. A second signal while draining ends it at once."""
     environment = os.environ if environment is None else environment
     logs.configure(config.logging.level, config.logging.format)
+    prometheus_client.disable_created_metrics()
     if where := environment.get("NIGHTBATCH_KILL_AT"):
         install_kill(where)
     try:

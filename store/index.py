@@ -152,10 +152,11 @@ class LineIndex:
         code, line, length = LINE_ERROR_CODES[record["error"]], int(record["line"]), int(record["length"])
         if code == "line_too_long":
             limit = self.header.line_bytes_max
-            return LineError(code, f"This line has {length:,} bytes; at most {limit:,} are allowed.", line=line)
+            message = f"This line has {length:,} bytes; at most {limit:,} are allowed (line_mib_max in [store])."
+            return LineError(code, message, line=line)
         if code == "too_many_requests":
             limit = self.header.lines_max
-            return LineError(code, f"The file has more than {limit:,} requests; split it into several.", line=line)
+            return LineError(code, f"The file has more than {limit:,} requests (lines_max in [store]).", line=line)
         raw = os.pread(fd, length, int(record["offset"]))
         if code == "duplicate_custom_id":
             first = self._first_line_like(fd, raw, int(record["custom_id"]))

@@ -67,7 +67,9 @@ def plan_work(request: EngineRequest, model: ModelInfo | None, profile: Simulate
         options = open_body(request.body).get("stream_options")
     except InvalidBody as error:
         raise reject(str(error)) from None
-    seed = xxhash.xxh3_64_intdigest(body, seed=xxhash.xxh3_64_intdigest(f"{model.id} {request.endpoint}".encode()))
+    # The order of keys and the spaces between them do not change what is asked.
+    canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
+    seed = xxhash.xxh3_64_intdigest(canonical, seed=xxhash.xxh3_64_intdigest(f"{model.id} {request.endpoint}".encode()))
     stream_usage = options is not None and wants_stream_usage(bytes(options))
     match request.endpoint:
         case "/v1/chat/completions":
