@@ -8,8 +8,10 @@ All functions block; the server calls them in a thread.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +81,14 @@ def read_record(path: Path) -> EngineRecord | None:
         return None
 
 
+def file_stem(engine: str) -> str:
+    """An engine's name as a file name: a hub id has a slash in it. Changed names get a digest, so that two stay two."""
+    stem = re.sub(r"[^\w.-]", "_", engine)
+    return stem if stem == engine else f"{stem}-{hashlib.blake2b(engine.encode(), digest_size=4).hexdigest()}"
+
+
 def record_path(folder: Path, engine: str) -> Path:
-    return folder / f"{engine}.json"
+    return folder / f"{file_stem(engine)}.json"
 
 
 def forget_record(folder: Path, engine: str) -> None:
@@ -120,7 +128,7 @@ def end_orphans(folder: Path, environment_mark: str = "NIGHTBATCH_ENGINE") -> li
     for path in sorted(folder.glob("*.json")):
         record = read_record(path)
         for process in alive(record.processes) if record else ():
-            found[process.pid] = (path.stem, process)
+            found[process.pid] = (record.engine if record else path.stem, process)
     for engine, process in _marked(folder, environment_mark):
         found.setdefault(process.pid, (engine, process))
     stubborn = {process.pid for process in end(process for _, process in found.values())}

@@ -96,7 +96,7 @@ class HostConnection:
 
     @property
     def log_path(self) -> Path:
-        return self._folder / f"{self.engine}.log"
+        return log_path(self._folder, self.engine)
 
     @property
     def inflight(self) -> int:
@@ -284,9 +284,13 @@ class HostConnection:
             return log.read().decode(errors="replace")
 
 
+def log_path(folder: Path, engine: str) -> Path:
+    return folder / f"{processes.file_stem(engine)}.log"
+
+
 def _open_log(folder: Path, engine: str) -> tuple[BinaryIO, int]:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{engine}.log"
+    path = log_path(folder, engine)
     if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
         path.replace(path.with_suffix(".log.1"))
     log = path.open("ab")

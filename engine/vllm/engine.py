@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from engine import embedded
 from engine.protocol import (
     GENERATE_ENDPOINTS,
     EngineLimits,
@@ -41,13 +43,31 @@ INFLIGHT_BEFORE_READY = 64
 WATCH_SECONDS = 1.0
 
 
+log = logging.getLogger(__name__)
+
+
+def _log_progress(engine: str, share: float, what: str) -> None:
+    log.info("engine %s: preparing the model: %s (%.0f %%)", engine, what, share * 100)
+
+
 class VllmEngine:
     """One model on one host process. `start` may be called again after a death or a stop."""
 
-    def __init__(self, spec: VllmSpec, *, folder: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        spec: VllmSpec,
+        *,
+        folder: Path,
+        now: Callable[[], float] = time.time,
+        progress: Callable[[str, float, str], None] = _log_progress,
+    ) -> None:
+        """`folder` is the data folder's `engines`. `progress` hears, on a thread, how far preparing a default model is:
+        the engine's name, the share done, what is being done."""
         self._spec = spec
         self._folder = folder
         self._now = now
+        self._progress = progress
+        self._callbacks: list[Callable[[], None]] = []
         self._source: ModelSource | None = None
         self._source_error: str | None = None
         self._facts: Ready | None = None
@@ -90,6 +110,10 @@ class VllmEngine:
             return EngineLoad()
         pulse = connection.pulse
         return EngineLoad(pulse.running, pulse.waiting, pulse.kv_use, pulse.step_ms)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """`callback` runs on the event loop at every change of `status`."""
+        self._callbacks.append(callback)
 
     async def start(self) -> None:
         """Returns when the engine is ready; raises EngineStartError with the root cause in one line."""
@@ -143,11 +167,25 @@ class VllmEngine:
             raise EngineStartError(str(error)) from None
         flags = launch.flags(spec, spec.kind or source.kind_of(self._source.config))
         environment = launch.environment(spec, self._folder, os.environ, launch.preloads(), local=local)
-        model = str(Path(spec.source).expanduser().resolve()) if local else spec.source
+        model = str(await self._prepared(self._source)) if local else spec.source
         order = Launch(spec.name, spec.model_id, model, flags)
         return await HostConnection.open(
             order, folder=self._folder, environment=environment, seconds_max=spec.start_seconds_max
         )
+
+    async def _prepared(self, found: ModelSource) -> Path:
+        """The folder of a local model; a default model is converted first."""
+        default = embedded.find(found.id)
+        if default is None:
+            return Path(found.id).expanduser().resolve()
+
+        def report(share: float, what: str) -> None:
+            self._progress(self.name, share, what)
+
+        try:
+            return await asyncio.to_thread(embedded.prepare, default, report)
+        except embedded.EmbeddedError as error:
+            raise EngineStartError(str(error)) from None
 
     def _inspect(self) -> None:
         try:
@@ -231,3 +269,5 @@ class VllmEngine:
             before.starts if starts is None else starts,
             reason,
         )
+        for callback in self._callbacks:
+            callback()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import embedded
 from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE, ModelKind
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
@@ -17,6 +18,7 @@ EDGE_BYTES = 1024 * 1024
 """A weight file is told from another by its name, its size, its first and its last MiB."""
 
 REVISION_DIGITS = 16
+KV_VALUE_BYTES = 2
 _SCORERS = ("ForSequenceClassification", "ForTokenClassification", "RewardModel")
 _EMBEDDERS = (
     "BertModel",
@@ -47,8 +49,10 @@ class ModelSource:
 
 
 def inspect(source: str, *, revision: str | None = None, cache: Path | None = None) -> ModelSource:
-    """`source` is a folder, or a hub id of which a snapshot may be in the cache."""
+    """`source` is a folder, an embedded model, or a hub id of which a snapshot may be in the cache."""
     folder = Path(source).expanduser()
+    if (default := embedded.find(source)) is not None:
+        return _of_embedded(default)
     if folder.is_dir():
         return _of_folder(source, folder, local=True, revision=None)
     if source.startswith(("/", "./", "../", "~")):
@@ -57,6 +61,18 @@ def inspect(source: str, *, revision: str | None = None, cache: Path | None = No
     if snapshot is None:
         return ModelSource(source, None, False, None, None, None, 0)
     return _of_folder(source, snapshot, local=False, revision=snapshot.name)
+
+
+def _of_embedded(model: embedded.EmbeddedModel) -> ModelSource:
+    """Everything but the folder is known before the conversion."""
+    try:
+        folder, revision = embedded.prepared(model), model.revision
+    except embedded.EmbeddedError as error:
+        raise SourceError(str(error)) from None
+    if folder is not None:
+        return _of_folder(model.id, folder, local=True, revision=revision)
+    config = {"architectures": [model.architecture]}
+    return ModelSource(model.id, None, True, revision, config, model.weights_bytes, 0)
 
 
 def _of_folder(source: str, folder: Path, *, local: bool, revision: str | None) -> ModelSource:
@@ -135,6 +151,19 @@ def context_tokens(config: dict[str, Any] | None) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def kv_token_bytes(config: dict[str, Any] | None) -> int | None:
+    """KV cache per token in 16 bits; None for what is no plain transformer (then nothing is promised or refused)."""
+    text = (config or {}).get("text_config") or config or {}
+    if any(text.get(name) for name in ("kv_lora_rank", "layer_types", "sliding_window", "mamba_d_state", "ssm_cfg")):
+        return None
+    heads = text.get("num_attention_heads")
+    layers, width = text.get("num_hidden_layers"), text.get("hidden_size")
+    if not (isinstance(heads, int) and isinstance(layers, int) and isinstance(width, int) and heads):
+        return None
+    kv_heads = text.get("num_key_value_heads") or heads
+    return int(2 * layers * kv_heads * (text.get("head_dim") or width // heads) * KV_VALUE_BYTES)
 
 
 def hub_cache() -> Path:
