@@ -85,7 +85,7 @@ def of_store(error: StoreError) -> ApiError | None:
         case DiskFull():
             return ApiError(507, str(error), type=SERVER_ERROR, code="disk_full", headers=NO_RETRY)
         case TooLarge():
-            return ApiError(413, str(error), param="file", code="file_too_large")
+            return ApiError(413, f"{error} ([store] upload_mib_max).", param="file", code="file_too_large")
         case FileInUse():
             return ApiError(409, str(error), code="file_in_use", headers=NO_RETRY)
         case NotFound():

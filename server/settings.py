@@ -43,8 +43,6 @@ class ServerSettings:
     tiers: Mapping[str, Tier] = field(default_factory=lambda: DEFAULT_TIERS)
 
     upload_bytes_max: int = 8 * GIB
-    upload_write_bytes: int = 1 * MIB
-    """Bytes of a file that are handed to the store at once."""
     form_field_bytes_max: int = 8 * KIB
     form_parts_max: int = 32
     filename_chars_max: int = 1024
@@ -83,6 +81,6 @@ class ServerSettings:
                 f"server setting retry_after_seconds must be above 0 and at most {RETRY_AFTER_SECONDS_MAX:.0f}, "
                 f"not {self.retry_after_seconds}: OpenAI's clients ignore longer hints and give up"
             )
-        for name in ("upload_bytes_max", "upload_write_bytes", "json_body_bytes_max", "form_parts_max"):
+        for name in ("upload_bytes_max", "json_body_bytes_max", "form_parts_max"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"server setting {name} must be above 0, not {getattr(self, name)}")

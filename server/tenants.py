@@ -37,7 +37,7 @@ class Tenants:
         """The tenant of `key`, or None when it is missing or unknown. Takes the same time whichever key matches."""
         if self.open:
             return DEFAULT_TENANT
-        digest = hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256((key or "").encode("utf-8", "surrogatepass")).digest()
         found: str | None = None
         for known, tenant in self._tenants:
             if hmac.compare_digest(known, digest):

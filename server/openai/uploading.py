@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fastapi import Request
-from store.uploads import Upload
 
 from server.bodies import content_length
 from server.context import Api
@@ -15,6 +14,7 @@ from server.multipart import Event, FormEvents, MalformedForm, PartBegin, PartDa
 from server.openai.expiry import check_expires_after
 from server.settings import ServerSettings
 from store.records import InputSummary
+from store.uploads import Upload
 
 BATCH = "batch"
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
@@ -123,8 +123,6 @@ class _Form:
         self._uploads = api.store.uploads
         self._upload: Upload | None = None
         self._filename = DEFAULT_FILENAME
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
         self._file_bytes = 0
         self._parts: list[str] = []
         self._fields: dict[str, str] = {}
@@ -181,11 +179,9 @@ class _Form:
     async def _data(self, data: bytes) -> None:
         name = self._parts[-1]
         if name == FILE:
-            self._pending.append(data)
-            self._pending_bytes += len(data)
+            assert self._upload is not None
             self._file_bytes += len(data)
-            if self._pending_bytes >= self._settings.upload_write_bytes:
-                await self._flush()
+            await self._upload.write(data)
         elif name in FIELDS:
             self._field += data
             if len(self._field) > self._settings.form_field_bytes_max:
@@ -197,18 +193,11 @@ class _Form:
         if name == FILE:
             if self._file_bytes == 0:
                 raise invalid(FILE, f"the file {shown(self._filename)} is empty.", code="empty_file")
-            await self._flush()
         elif name in FIELDS:
             self._fields[name] = _decoded(name, bytes(self._field))
             self._field.clear()
             self._purpose()  # an unknown one is refused here, before a file that follows it travels
             self._expires_after_seconds(whole=False)
-
-    async def _flush(self) -> None:
-        assert self._upload is not None
-        data, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
-        if data:
-            await self._upload.write(data)
 
     def _purpose(self) -> str | None:
         purpose = self._fields.get(PURPOSE)

@@ -1,0 +1,86 @@
+"""Nothing that a client sends is a 500."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.server.houses import CHAT, House, line
+
+FUZZ = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+POST_PATHS = st.sampled_from(
+    ["/batches", "/batches/x/cancel", "/chat/completions", "/completions", "/embeddings", "/score", "/rerank", "/files"]
+)
+KNOWN = ["model", "messages", "prompt", "input", "n", "stream", "query", "documents", "text_1", "text_2", "max_tokens",
+         "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"]  # fmt: skip
+PATH_TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text not in (".", ".."))
+
+
+def sound(response: Any) -> bool:
+    """Below 500, and an error only in the envelope; a model that cannot answer now may say 503."""
+    if response.status_code < 400:
+        return True
+    return response.status_code < 500 and set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@FUZZ
+@given(path=POST_PATHS, body=st.binary(max_size=200), kind=st.sampled_from(["application/json", "text/plain", ""]))
+async def test_random_bytes_are_no_500(house: House, path: str, body: bytes, kind: str) -> None:
+    async with house.http() as http:
+        assert sound(await http.post(path, content=body, headers={"content-type": kind} if kind else {}))
+
+
+@FUZZ
+@given(path=POST_PATHS, fields=st.dictionaries(st.sampled_from(KNOWN) | st.text(max_size=8), JSON, max_size=6))
+async def test_random_json_is_no_500(house: House, path: str, fields: dict[str, Any]) -> None:
+    body = json.dumps({"model": CHAT, **fields}).encode("utf-8", "surrogatepass")
+    async with house.http() as http:
+        assert sound(await http.post(path, content=body, headers={"content-type": "application/json"}))
+
+
+HEADERS = st.sampled_from(
+    [b'Content-Disposition: form-data; name="purpose"', b'Content-Disposition: form-data; name="file"; filename="a"',
+     b'Content-Disposition: form-data; name="file"', b'Content-Disposition: form-data; name="expires_after[seconds]"',
+     b'Content-Disposition: form-data; name="expires_after[anchor]"', b"Content-Disposition: form-data", b"X: y",
+     b'content-disposition: ; name=";"', b'Content-Disposition: form-data; name="file"; filename="\xff\x00"']
+)  # fmt: skip
+CONTENTS = st.sampled_from([b"batch", b"user_data", b"created_at", b"3600", line("a"), b"{bad\n", b""]) | st.binary(
+    max_size=60
+)
+
+
+@FUZZ
+@given(parts=st.lists(st.tuples(HEADERS, CONTENTS), max_size=5), tail=st.sampled_from([b"--B--\r\n", b"", b"--B"]))
+async def test_random_forms_are_no_500(house: House, parts: list[tuple[bytes, bytes]], tail: bytes) -> None:
+    body = b"".join(b"--B\r\n" + header + b"\r\n\r\n" + content + b"\r\n" for header, content in parts) + tail
+    async with house.http() as http:
+        response = await http.post("/files", content=body, headers={"content-type": "multipart/form-data; boundary=B"})
+        assert sound(response)
+        if response.status_code >= 400:
+            assert list((house.folder / "tmp").iterdir()) == []
+
+
+@FUZZ
+@given(text=PATH_TEXT, query=st.dictionaries(st.sampled_from(["after", "limit", "order", "purpose"]), st.text()))
+async def test_random_ids_and_queries_are_no_500(house: House, text: str, query: dict[str, str]) -> None:
+    from urllib.parse import quote
+
+    segment = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    async with house.http() as http:
+        for path in (f"/files/{segment}", f"/files/{segment}/content", f"/batches/{segment}", f"/models/{segment}"):
+            assert sound(await http.get(path))
+        assert sound(await http.delete(f"/files/{segment}"))
+        params = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
+        for path in ("/files", "/batches"):
+            assert sound(await http.get(path, params=params))
