@@ -160,5 +160,5 @@ def answer(result: dict[str, object]) -> str:
         return " ".join(str(body["choices"][0]["message"]["content"]).split())
     if isinstance(body, dict) and body.get("data"):
         vector = body["data"][0]["embedding"]
-        return f"{len(vector)} numbers: {', '.join(f'{value:.3f}' for value in vector[:3])}, ..."
+        return f"{len(vector)} numbers: {', '.join(f'{value:.3g}' for value in vector[:3])}, ..."
     return json.dumps(result.get("error") or body)[:200]

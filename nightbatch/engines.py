@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.backoff import ENGINE_BACKOFF, REMOTE_BACKOFF, BackoffPolicy
+from engine.embedded import EMBEDDED, EmbeddedError, EmbeddedModel
+from engine.machine import NoSuchDevice, has_cuda_build, read_cards, read_cores, read_cpu_memory
+from engine.memory import MemoryRefused
 from engine.processes import end_orphans
 from engine.protocol import Engine, ModelKind
+from engine.remote import RemoteEngine
 from engine.simulated import PROFILES, SimulatedEngine, SimulatedFaults, simulated_model
+from engine.supervisor import Supervised
+from engine.vllm import VllmEngine
+from engine.vllm.arguments import UnknownArgument
+from engine.vllm.planning import Planned, Wanted, plan
 from nightbatch.config import Config, ConfigError, ModelConfig
+from nightbatch.preparing import prepare_with_progress
+
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The engines of a server, and what a person should know of them before they start."""
+    """The engines of a server, none started, and what a person should know of them: one line each."""
 
     engines: Sequence[Engine]
     lines: Sequence[str] = field(default=())
@@ -24,16 +37,90 @@ class Fleet:
 async def build_fleet(
     config: Config, *, folder: Path, environment: Mapping[str, str], now: Callable[[], float]
 ) -> Fleet:
-    """Nothing is started yet. Ends engine processes that a former server of this data folder left behind."""
-    engines: list[Engine] = []
+    """Ends what a former server of this data folder left behind, prepares embedded models, splits memory and cores.
+
+    Raises ConfigError for what cannot be served as configured; the message holds the arithmetic.
+    """
     lines = list(await asyncio.to_thread(end_orphans, folder))
+    engines: list[Engine] = []
+    local = [model for model in config.served if model.engine == "vllm"]
+    if local:
+        planned = await asyncio.to_thread(plan_local, local)
+        lines += planned.lines
+        engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
     for model in config.served:
         if model.engine == "simulated":
-            engines += _simulated(model, now)
-    return Fleet(tuple(engines), tuple(lines))
+            engines += simulated_engines(model, now)
+            lines.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
+        elif model.engine == "remote":
+            engines += remote_engines(model, environment, now)
+            lines += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
+    return Fleet(tuple(Supervised(engine, _policy(engine), now=now) for engine in engines), tuple(lines))
 
 
-def _simulated(model: ModelConfig, now: Callable[[], float]) -> list[Engine]:
+def _policy(engine: Engine) -> BackoffPolicy:
+    return REMOTE_BACKOFF if isinstance(engine, RemoteEngine) else ENGINE_BACKOFF
+
+
+def plan_local(models: Sequence[ModelConfig]) -> Planned:
+    """Where each vLLM engine runs and what it gets. Blocks: reads the machine, prepares embedded models."""
+    wanted = [wish for model in models for wish in _wishes(model)]
+    try:
+        return plan(wanted, cpu=read_cpu_memory(), cards=read_cards(), cores=read_cores(), cuda=has_cuda_build())
+    except (MemoryRefused, NoSuchDevice, UnknownArgument) as error:
+        raise ConfigError([str(error)]) from None
+
+
+def _wishes(model: ModelConfig) -> list[Wanted]:
+    embedded = embedded_of(model)
+    source, kind = model.weights, ModelKind(model.kind) if model.kind else None
+    if embedded is not None:
+        try:
+            source, kind = str(prepare_with_progress(embedded)), kind or embedded.kind
+        except EmbeddedError as error:
+            raise ConfigError([str(error)]) from None
+    return [
+        Wanted(
+            name=name,
+            model_id=str(model.name),
+            source=source,
+            kind=kind,
+            engine_args=list(model.engine_flags) or model.engine_args,
+            device=model.device,
+            memory_share=model.memory_share,
+            kv_cache_bytes=model.kv_cache_mib * MIB if model.kv_cache_mib else None,
+            environment=model.environment,
+        )
+        for name in _names(model)
+    ]
+
+
+def embedded_of(model: ModelConfig) -> EmbeddedModel | None:
+    """The default model that this entry names, unless a folder of that name lies in the way."""
+    found = EMBEDDED.get(model.weights.lower())
+    return None if found is None or Path(model.weights).is_dir() else found
+
+
+def remote_engines(model: ModelConfig, environment: Mapping[str, str], now: Callable[[], float]) -> list[RemoteEngine]:
+    api_key = None
+    if model.api_key_env:
+        api_key = environment.get(model.api_key_env)
+        if not api_key:
+            raise ConfigError([f"models: api_key_env: the variable {model.api_key_env} is not set"])
+    return [
+        RemoteEngine(
+            _slug(re.sub(r"^https?://", "", url)),
+            url,
+            api_key=api_key,
+            models=[model.id] if model.id else None,
+            kind=ModelKind(model.kind) if model.kind else None,
+            now=now,
+        )
+        for url in model.upstreams
+    ]
+
+
+def simulated_engines(model: ModelConfig, now: Callable[[], float]) -> list[SimulatedEngine]:
     profile = PROFILES.get(model.profile or "")
     if profile is None:
         raise ConfigError([f"profile {model.profile!r} is not known: choose one of {', '.join(PROFILES)}"])
@@ -41,16 +128,26 @@ def _simulated(model: ModelConfig, now: Callable[[], float]) -> list[Engine]:
         faults = SimulatedFaults(**model.faults)
     except TypeError as error:
         raise ConfigError([f"models: {model.name}: faults: {error}"]) from None
-    kind = ModelKind(model.kind or "generate")
+    served = [simulated_model(str(model.name), profile, ModelKind(model.kind or "generate"))]
     return [
         SimulatedEngine(
-            f"{model.name}-{number}" if model.replicas > 1 else str(model.name),
+            name,
             profile,
-            models=[simulated_model(str(model.name), profile, kind)],
+            models=served,
             seed=model.seed + number,
             faults=faults,
             time_scale=model.time_scale,
             now=now,
         )
-        for number in range(model.replicas)
+        for number, name in enumerate(_names(model))
     ]
+
+
+def _names(model: ModelConfig) -> list[str]:
+    """Engine names are file names too."""
+    name = _slug(str(model.name))
+    return [name] if model.replicas == 1 else [f"{name}-{number}" for number in range(1, model.replicas + 1)]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")

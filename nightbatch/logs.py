@@ -9,7 +9,20 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-FIELDS = ("tenant", "batch", "file", "engine", "model", "shard", "line_no", "request_id", "method", "path", "status", "ms")
+FIELDS = (
+    "tenant",
+    "batch",
+    "file",
+    "engine",
+    "model",
+    "shard",
+    "line_no",
+    "request_id",
+    "method",
+    "path",
+    "status",
+    "ms",
+)
 """What a record may carry beside its message, given as `extra={...}`; anything else is not written."""
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 
 import prometheus_client
@@ -18,6 +19,7 @@ from nightbatch import logs
 from nightbatch.banner import print_banner
 from nightbatch.compose import House, compose
 from nightbatch.config import Config, ConfigError
+from nightbatch.narration import EngineNarrator
 from store import markers
 from store.records import StoreError
 
@@ -39,7 +41,7 @@ def run_server(config: Config, environment: Mapping[str, str] | None = None) -> 
     """Serve until SIGINT or SIGTERM; returns the exit code. A second signal while draining ends it at once."""
     environment = os.environ if environment is None else environment
     logs.configure(config.logging.level, config.logging.format)
-    prometheus_client.disable_created_metrics()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if where := environment.get("NIGHTBATCH_KILL_AT"):
         install_kill(where)
     try:
@@ -92,6 +94,7 @@ async def _run(house: House, listening: socket.socket, *, drain_seconds: float) 
         uvicorn.Config(house.app, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG_CONNECTIONS_MAX)
     )
     stop_asked = _on_signals()
+    house.registry.on_change(EngineNarrator(house.registry, time.time).look)
     await house.registry.start()
     serving = asyncio.create_task(listener.serve(sockets=[listening]), name="http")
     scheduling = asyncio.create_task(house.scheduler.run(), name="scheduler")

@@ -34,7 +34,7 @@ def connect(url: str | None, api_key: str | None) -> Client:
 
 def console() -> Console:
     """For people: progress and notes go to standard error, results to standard output."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def printer() -> Console:

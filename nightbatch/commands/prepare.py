@@ -6,7 +6,6 @@ from rich.console import Console
 
 from nightbatch import exits
 from nightbatch.commands.options import console
-from nightbatch.commands.progress import bar
 
 
 def prepare() -> None:
@@ -15,15 +14,12 @@ def prepare() -> None:
 
 
 def prepare_embedded(screen: Console) -> None:
-    from engine.embedded import EMBEDDED, EmbeddedError, prepared
-    from engine.embedded import prepare as prepare_model
+    from engine.embedded import EMBEDDED, EmbeddedError
+    from nightbatch.preparing import prepare_with_progress
 
     for model in EMBEDDED.values():
         try:
-            folder = prepared(model)
-            if folder is None:
-                with bar(screen, "prepare") as report:
-                    folder = prepare_model(model, lambda share, what: report(round(100 * share), 100, what))
+            folder = prepare_with_progress(model, screen)
         except EmbeddedError as error:
             raise exits.UsageError(str(error)) from error
         screen.print(f"{model.name}: {folder}", markup=False)

@@ -62,16 +62,18 @@ class _Line:
         self._started = time.monotonic()
         self._written_at = self._started
         self._text = title
+        self._heard_at = self._started
 
     def report(self, done: int, total: int, note: str) -> None:
+        self._heard_at = time.monotonic()
         share = f"{100 * done // total:3d} %" if total else "     "
         self._text = f"{self._title:<10} {share}  {note}"
-        if time.monotonic() - self._written_at >= LINE_SECONDS:
-            self._written_at = time.monotonic()
+        if self._heard_at - self._written_at >= LINE_SECONDS:
+            self._written_at = self._heard_at
             self._console.print(self._text, markup=False)
 
     def end(self) -> None:
-        self._console.print(f"{self._text}  {seconds(time.monotonic() - self._started)}", markup=False)
+        self._console.print(f"{self._text}  {seconds(self._heard_at - self._started)}", markup=False)
 
 
 def mib(count: int) -> str:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -65,14 +65,18 @@ def _watch(client: Client, batch_id: str | None, limit: int, screen: Console) ->
                 live.update(Group(view, Text(f"{error}; asking again", style="yellow")), refresh=True)
 
 
-def _view(client: Client, batch_id: str | None, limit: int) -> tuple[Table, bool]:
+def _view(client: Client, batch_id: str | None, limit: int) -> tuple[RenderableType, bool]:
     """What to show now, and whether it can still change."""
     from nightbatch.following import TERMINAL
 
     if batch_id is None:
-        return table(client.batches(limit), now=time.time()), False
+        return overview(client.batches(limit), now=time.time()), False
     batch = client.batch(batch_id)
     return details(batch, now=time.time()), batch.status in TERMINAL
+
+
+def overview(batches: list[Batch], *, now: float) -> RenderableType:
+    return table(batches, now=now) if batches else Text("no batches yet: nightbatch submit FILE", style="dim")
 
 
 def table(batches: list[Batch], *, now: float) -> Table:
@@ -102,8 +106,6 @@ def table(batches: list[Batch], *, now: float) -> Table:
             batch.completion_window,
             seconds(max(0.0, now - batch.created_at)),
         )
-    if not batches:
-        view.add_row(Text("none yet: nightbatch submit FILE", style="dim"))
     return view
 
 

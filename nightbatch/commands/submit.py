@@ -44,13 +44,17 @@ def submit(
     client = connect(url, api_key)
     screen = console()
     batch = _send(client, file, endpoint, window, pairs, screen)
-    out = printer()
-    out.print(f"{batch.id} submitted: {endpoint}, window {batch.completion_window}", markup=False)
     if not wait:
-        out.print(f"see it with: nightbatch status {batch.id}", markup=False)
+        _announce(batch)
+        printer().print(f"see it with: nightbatch status {batch.id}", markup=False)
         return
     batch, run_seconds = _wait(client, batch, screen)
     raise typer.Exit(finish(client, batch, output, run_seconds))
+
+
+def _announce(batch: Batch) -> None:
+    text = f"{batch.id} submitted: {batch.endpoint}, window {batch.completion_window}"
+    printer().print(text, markup=False)
 
 
 def first_url(file: Path) -> str:
@@ -101,6 +105,7 @@ def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float |
             report(done(seen), total(seen), text)
 
     try:
+        _announce(batch)
         with bar(screen, "run") as report:
             ended = follow(client.batch, batch, note)
     except (KeyboardInterrupt, ClientError) as error:

@@ -1,0 +1,40 @@
+"""Tells the log what becomes of the engines: starting, ready after so many seconds, dead and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from engine.protocol import EngineState, EngineStatus
+from engine.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+class EngineNarrator:
+    """Call `look` whenever the registry says that something changed; one record for each change of an engine's state."""
+
+    def __init__(self, registry: Registry, now: Callable[[], float]) -> None:
+        self._registry = registry
+        self._now = now
+        self._known: dict[str, EngineStatus] = {}
+        self._left_rest_at: dict[str, float] = {}
+
+    def look(self) -> None:
+        for engine in self._registry.engines():
+            status, before = engine.status(), self._known.get(engine.name)
+            if before is None or (before.state, before.incarnation) != (status.state, status.incarnation):
+                self._known[engine.name] = status
+                self._tell(engine.name, status)
+
+    def _tell(self, name: str, status: EngineStatus) -> None:
+        extra = {"engine": name}
+        if status.state is EngineState.READY:
+            seconds = self._now() - self._left_rest_at.pop(name, self._now())
+            log.info("engine %s is ready after %.0f s", name, seconds, extra=extra)
+            return
+        self._left_rest_at.setdefault(name, self._now())
+        level = logging.INFO if status.state in {EngineState.STARTING, EngineState.STOPPED} else logging.WARNING
+        log.log(
+            level, "engine %s is %s%s", name, status.state, f": {status.reason}" if status.reason else "", extra=extra
+        )
