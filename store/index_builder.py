@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,10 +19,21 @@ import msgspec
 import numpy as np
 
 from store.durable import write_all
-from store.index import CHECKSUM_AT, ERROR_AT, HEADER, MAGIC, RECORD, VERSION, LineIndex, Tables, checksum_of
+from store.index import (
+    CHECKSUM_AT,
+    ERROR_AT,
+    HEADER,
+    MAGIC,
+    RECORD,
+    RECORD_DTYPE,
+    VERSION,
+    LineIndex,
+    Tables,
+    checksum_of,
+)
 from store.line_blocks import Block, LineBlocks, Overlong
-from store.line_shapes import NO_LADDER, U32_MAX
-from store.lines import LINE_ERROR_CODES, check_line, check_text, parse_line
+from store.line_shapes import NO_LADDER, U32_MAX, LineFacts
+from store.lines import LINE_ERROR_CODES, check_line, common_shape, parse_line
 from store.ranges import read_exactly
 from store.records import InputSummary, LineError
 
@@ -30,7 +41,6 @@ READ_BYTES: Final = 256 * 1024
 NAMES_MAX: Final = 1000
 """Distinct model names, and urls, in one file."""
 
-_RECORDS_BUFFERED: Final = 8192
 _NO_ID: Final = bytes(8)
 _ERROR_PLACE: Final = {code: place for place, code in enumerate(LINE_ERROR_CODES)}
 
@@ -60,8 +70,6 @@ class IndexBuilder:
         self._line = 0
         self._lines = 0
         self._error_lines = 0
-        self._records = bytearray(RECORD.size * _RECORDS_BUFFERED)
-        self._buffered = 0
         self._hashes = bytearray()
         self._models: dict[str, int] = {}
         self._urls: dict[str, int] = {}
@@ -80,7 +88,6 @@ class IndexBuilder:
         """The file has `size` bytes and is complete: make the index durable and say what it holds."""
         self.feed(size)
         self._add(self._blocks.end())
-        self._flush()
         for line_no in _duplicates(self._hashes, self._custom_id_of):
             self._mark_duplicate(line_no)
         self._seal(size)
@@ -113,84 +120,87 @@ class IndexBuilder:
             else:
                 self._line += 1
                 code = "line_too_long" if self._lines < self._limits.lines_max else "too_many_requests"
-                self._add_error(code, piece.offset, piece.length)
+                self._write_records([_error_record(code, self._line, piece.offset, piece.length)])
 
     def _add_block(self, block: Block) -> None:
         """The hot loop: a few microseconds for each line, hence the local names and the few calls."""
-        look = check_text if block.is_ascii else check_line
-        urls, models = self._urls, self._models
-        line_bytes_max, lines_max = self._limits.line_bytes_max, self._limits.lines_max
-        new_hash, pack_into = self._keyed.copy, RECORD.pack_into
+        models, urls, keyed_hash, pack = self._models, self._urls, self._keyed.copy, RECORD.pack
+        line_bytes_max = self._limits.line_bytes_max
+        room = self._limits.lines_max - self._lines
+        records: list[bytes] = []
         next_offset = block.offset
-        for raw in block.lines:
+        for line, raw in enumerate(block.lines, self._line + 1):
             offset = next_offset
-            next_offset += len(raw) + 1
-            self._line += 1
-            if raw[-1:] == b"\r":
-                raw = raw[:-1]  # noqa: PLW2901 (the line itself, without what ends it)
-            if not raw or raw.isspace():
-                continue
             length = len(raw)
-            if self._lines == lines_max:
-                self._add_error("too_many_requests", offset, length)
-                return
-            if length > line_bytes_max:
-                self._add_error("line_too_long", offset, length)
+            next_offset += length + 1
+            if raw[-1:] == b"\r":
+                length -= 1
+            if len(records) == room or length > line_bytes_max or not (block.is_ascii or _is_utf8(raw)):
+                facts = None
+            else:
+                facts = common_shape(raw)
+            if facts is None:
+                record = self._odd_record(raw[:length], line, offset, is_full=len(records) == room)
+                if record is not None:
+                    records.append(record)
+                if len(records) > room:
+                    break
                 continue
-            facts = look(raw, line=self._line)
-            if isinstance(facts, LineError):
-                self._add_error(facts.code, offset, length)
+            model, url = models.get(facts.model), urls.get(facts.url)
+            if model is None or url is None:
+                records.append(self._record(facts, line, offset, length))
                 continue
-            url, model = urls.get(facts.url), models.get(facts.model)
-            if url is None or model is None:
-                url, model = _place(urls, facts.url), _place(models, facts.model)
-                if url is None or model is None:
-                    self._add_error("invalid_request", offset, length)
-                    continue
-            keyed = new_hash()
+            keyed = keyed_hash()
             keyed.update(facts.custom_id.encode())
-            custom_id = keyed.digest()
-            self._hashes += custom_id
-            self._sub_requests += facts.sub_requests
-            self._prompt_bytes += facts.prompt_bytes
-            pack_into(
-                self._records,
-                self._buffered * RECORD.size,
-                offset,
-                custom_id,
-                facts.ladder,
-                length,
-                self._line,
-                facts.prompt_bytes,
-                facts.output_tokens,
-                facts.sub_requests,
-                url,
-                model,
-                0,
+            records.append(
+                pack(
+                    offset,
+                    keyed.digest(),
+                    facts.ladder,
+                    length,
+                    line,
+                    facts.prompt_bytes,
+                    facts.output_tokens,
+                    facts.sub_requests,
+                    url,
+                    model,
+                    0,
+                )
             )
-            self._count_record()
+        self._line += len(block.lines)
+        self._write_records(records)
 
-    def _add_error(self, code: str, offset: int, length: int) -> None:
-        self._hashes += _NO_ID
-        place = _ERROR_PLACE[code]
-        RECORD.pack_into(
-            self._records,
-            self._buffered * RECORD.size,
-            *(offset, _NO_ID, NO_LADDER, min(length, U32_MAX), self._line, 0, 0, 0, 0, 0, place),
-        )
-        self._error_lines += 1
-        self._count_record()
+    def _odd_record(self, raw: bytes, line: int, offset: int, *, is_full: bool) -> bytes | None:
+        """The record of a line that has no common shape; None for a blank one."""
+        if not raw or raw.isspace():
+            return None
+        if is_full:
+            return _error_record("too_many_requests", line, offset, len(raw))
+        if len(raw) > self._limits.line_bytes_max:
+            return _error_record("line_too_long", line, offset, len(raw))
+        found = check_line(raw, line=line)
+        if isinstance(found, LineError):
+            return _error_record(found.code, line, offset, len(raw))
+        return self._record(found, line, offset, len(raw))
 
-    def _count_record(self) -> None:
-        self._lines += 1
-        self._buffered += 1
-        if self._buffered == _RECORDS_BUFFERED:
-            self._flush()
+    def _record(self, facts: LineFacts, line: int, offset: int, length: int) -> bytes:
+        model, url = _place(self._models, facts.model), _place(self._urls, facts.url)
+        if model is None or url is None:
+            return _error_record("invalid_request", line, offset, length)
+        keyed = self._keyed.copy()
+        keyed.update(facts.custom_id.encode())
+        limits = (facts.prompt_bytes, facts.output_tokens, facts.sub_requests)
+        return RECORD.pack(offset, keyed.digest(), facts.ladder, length, line, *limits, url, model, 0)
 
-    def _flush(self) -> None:
-        data = memoryview(self._records)[: self._buffered * RECORD.size]
-        write_all(self._index_fd, data, HEADER.size + (self._lines - self._buffered) * RECORD.size)
-        self._buffered = 0
+    def _write_records(self, records: Sequence[bytes]) -> None:
+        data = b"".join(records)
+        table = np.frombuffer(data, RECORD_DTYPE)
+        self._hashes += table["custom_id"].tobytes()
+        self._sub_requests += int(table["sub_requests"].sum(dtype=np.uint64))
+        self._prompt_bytes += int(table["prompt_bytes"].sum(dtype=np.uint64))
+        self._error_lines += int(np.count_nonzero(table["error"]))
+        write_all(self._index_fd, data, HEADER.size + self._lines * RECORD.size)
+        self._lines += len(records)
 
     def _custom_id_of(self, line_no: int) -> str:
         record = os.pread(self._index_fd, RECORD.size, HEADER.size + line_no * RECORD.size)
@@ -220,6 +230,18 @@ class IndexBuilder:
             return ()
         errors = LineIndex.open(self._index_path).iter_errors(self._blob_path)
         return tuple(itertools.islice(errors, self._limits.line_errors_shown_max))
+
+
+def _error_record(code: str, line: int, offset: int, length: int) -> bytes:
+    return RECORD.pack(offset, _NO_ID, NO_LADDER, min(length, U32_MAX), line, 0, 0, 0, 0, 0, _ERROR_PLACE[code])
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _place(names: dict[str, int], name: str) -> int | None:

@@ -17,7 +17,7 @@ from store.records import LineError
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
-__all__ = ["BYTE_ORDER_MARK", "LINE_ERROR_CODES", "InputLine", "LineFacts", "check_line", "check_text", "parse_line"]
+__all__ = ["BYTE_ORDER_MARK", "LINE_ERROR_CODES", "InputLine", "LineFacts", "check_line", "common_shape", "parse_line"]
 
 LINE_ERROR_CODES: Final = (
     "",
@@ -105,12 +105,7 @@ def check_line(raw: bytes, *, line: int = 1) -> LineFacts | LineError:
     if raw.startswith(BYTE_ORDER_MARK):
         what = "This line starts with a UTF-8 byte order mark (BOM), which is not JSON: save the file without one."
         return LineError("invalid_json_line", what, line=line)
-    return check_text(raw, line=line)
-
-
-def check_text(raw: bytes, *, line: int = 1) -> LineFacts | LineError:
-    """`check_line` for bytes that are known to be UTF-8 (an index sees at once that a whole block is ASCII)."""
-    return _common_shape(raw) or explain(raw, line)
+    return common_shape(raw) or explain(raw, line)
 
 
 def _invalid_utf8(error: UnicodeDecodeError, line: int) -> LineError:
@@ -118,8 +113,11 @@ def _invalid_utf8(error: UnicodeDecodeError, line: int) -> LineError:
     return LineError("invalid_json_line", f"This line is not valid UTF-8: {where}.", line=line)
 
 
-def _common_shape(raw: bytes) -> LineFacts | None:
-    """The facts of a well-formed line of a common shape; None says nothing but "look closer"."""
+def common_shape(raw: bytes) -> LineFacts | None:
+    """The facts of a well-formed line of a common shape; None says nothing but "look closer".
+
+    `raw` is known to be UTF-8: the decoder does not look into what it skips.
+    """
     try:
         decoded = _decode_line(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.line_shapes import LineFacts, explain, ladder_of
-from store.lines import _common_shape, check_line, parse_line
+from store.lines import check_line, common_shape, parse_line
 from store.records import LineError
 
 CHAT = "/v1/chat/completions"
@@ -200,5 +200,5 @@ def test_the_fast_look_at_a_line_agrees_with_the_complete_one(
     body: dict[str, Any], custom_id: Any, method: Any
 ) -> None:
     raw = json.dumps({"custom_id": custom_id, "method": method, "url": CHAT, "body": body}).encode()
-    fast = _common_shape(raw)
+    fast = common_shape(raw)
     assert fast is None or fast == explain(raw, 1)
