@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import examples, statistics, throughput_arms
-from benchmarks.form import Arm, Figure, Options, Plain, Report, run, summarised
-from benchmarks.throughput_arms import Plan, Run
+from benchmarks.form import Arm, CouldNotMeasure, Figure, Options, Plain, Report, run, summarised
+from benchmarks.throughput_arms import Plan, Run, RunnableArm
 
 DESCRIPTION = "The same file through our API, vLLM's run_batch and a parallel client, alternating, on one model."
 ROUNDS, ROUNDS_QUICK = 5, 3
 LINES, LINES_QUICK = 1_000, 240
+OURS = "ours"
 INPUT_PATTERN = "*banking77*.jsonl"
 
 
@@ -65,7 +66,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
 
 
 def headline(measured: Mapping[str, Measured]) -> dict[str, Figure]:
-    ours = measured["ours"]
+    ours = measured[OURS]
     found = {}
     for arm, name in (
         ("run_batch", "ratio_vs_run_batch"),
@@ -78,13 +79,21 @@ def headline(measured: Mapping[str, Measured]) -> dict[str, Figure]:
     return {**found, "requests_per_s": figures["requests_per_s"], "tokens_per_s": figures["tokens_per_s"]}
 
 
+def chosen(arms: dict[str, RunnableArm], names: str) -> dict[str, RunnableArm]:
+    """The arms named in a comma-separated list, all for an empty one; ours is always among them."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in arms]:
+        raise CouldNotMeasure(f"no arm {', '.join(unknown)}; there are {', '.join(arms)}")
+    return {name: arm for name, arm in arms.items() if not wanted or name in wanted or name == OURS}
+
+
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     source = options.input or examples.find(INPUT_PATTERN)
     lines = examples.read_lines(source)
     wanted = int(str(options.extra["lines"] or (LINES_QUICK if options.quick else LINES)))
     rounds = int(str(options.extra["rounds"] or (ROUNDS_QUICK if options.quick else ROUNDS)))
     plan = Plan.of(options, lines=lines, count=wanted, inflight_max=int(str(options.extra["inflight"])))
-    arms = throughput_arms.arms(plan)
+    arms = chosen(throughput_arms.arms(plan), str(options.extra["arms"] or ""))
     once = {"run_batch_defaults"} if options.quick else set()
     measured = {name: Measured(arm.facts) for name, arm in arms.items()}
     for round_no in range(rounds):
@@ -113,6 +122,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", type=int, help=f"lines of the input to send (default {LINES}, quick {LINES_QUICK})")
     parser.add_argument("--rounds", type=int, help=f"alternations (default {ROUNDS}, quick {ROUNDS_QUICK})")
+    parser.add_argument("--arms", metavar="A,B", help="only these beside ours, for example run_batch (default: all)")
     parser.add_argument("--inflight", type=int, default=64, help="of the parallel client (default %(default)s)")
 
 

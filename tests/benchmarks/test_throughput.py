@@ -87,6 +87,14 @@ def test_an_upstream_is_compared_with_a_parallel_client_only() -> None:
     assert arms["ours"].facts["upstream"] == "http://HOST:8000/v1"
 
 
+def test_arms_can_be_left_out_but_not_ours() -> None:
+    arms = throughput_arms.arms(plan())
+    assert list(throughput.chosen(arms, "")) == list(arms)
+    assert list(throughput.chosen(arms, "run_batch")) == ["ours", "run_batch"]
+    with pytest.raises(CouldNotMeasure, match="no arm vllm; there are ours"):
+        throughput.chosen(arms, "vllm")
+
+
 def test_flags_of_a_person_replace_the_defaults() -> None:
     options = Options("throughput", "", model="org/model", engine_args=("--max-num-seqs", "8"))
     made = Plan.of(options, lines=[b"{}"], count=1, inflight_max=4)
