@@ -1,0 +1,149 @@
+"""The command against a real server process on the simulated engine, as a person would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nightbatch import exits
+from tests.support.batches import chat_line, simulated
+from tests.support.process import ServerProcess
+
+COMMAND = Path(sys.executable).with_name("nightbatch")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    process = ServerProcess(tmp_path_factory.mktemp("server"), config=simulated()).start()
+    yield process
+    process.stop()
+
+
+def run(server: ServerProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("NIGHTBATCH_", "OPENAI_"))}
+    environment = {**settings, "NIGHTBATCH_URL": server.url, "COLUMNS": "200"}
+    return subprocess.run(
+        [str(COMMAND), *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+
+
+def written(folder: Path, lines: Sequence[bytes]) -> Path:
+    path = folder / "in.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def test_submit_and_wait_ends_with_the_results_on_disk(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line(f"c{number}", "hello") for number in range(30)])
+    done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path / "out"), "--metadata", "team=a=b")
+    assert done.returncode == exits.OK, done.stderr
+    batch_id = done.stdout.split()[0]
+    assert f"{batch_id} completed: 30 of 30 lines succeeded" in done.stdout
+    assert "tok/s" in done.stdout
+    results = tmp_path / "out" / f"{batch_id}_output.jsonl"
+    assert f"results: {results}" in done.stdout
+    assert [json.loads(line)["custom_id"] for line in results.read_text().splitlines()] == [f"c{n}" for n in range(30)]
+    assert [path.name for path in results.parent.iterdir()] == [results.name]
+    assert json.loads(run(server, "status", batch_id, "--json").stdout)["metadata"] == {"team": "a=b"}
+
+
+def test_a_batch_with_a_failed_line_exits_with_1_and_has_both_files(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line("good", "hello"), chat_line("bad", "far too long " * 5_000)])
+    done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path))
+    assert done.returncode == exits.SOME_FAILED
+    assert "1 of 2 lines succeeded, 1 failed" in done.stdout
+    [errors] = tmp_path.glob("batch_*_error.jsonl")
+    assert json.loads(errors.read_text())["custom_id"] == "bad"
+
+
+def test_a_refused_batch_exits_with_3_and_names_the_line(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line("a", "hello"), b"{broken"])
+    done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path))
+    assert done.returncode == exits.BATCH_FAILED
+    assert "line 2: invalid_json_line" in done.stdout
+
+
+def test_what_the_server_refuses_is_one_line(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line("a", "hello")])
+    done = run(server, "submit", str(source), "--window", "5m")
+    assert done.returncode == exits.USAGE
+    assert "24h" in done.stderr
+    assert "HTTP 400" in done.stderr
+    done = run(server, "status", "batch_unknown")
+    assert (done.returncode, done.stderr.count("\n")) == (exits.USAGE, 1)
+    assert "HTTP 404" in done.stderr
+
+
+def test_without_waiting_it_says_how_to_go_on(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line("a", "hello")])
+    done = run(server, "submit", str(source))
+    assert done.returncode == exits.OK
+    batch_id = done.stdout.split()[0]
+    assert f"nightbatch status {batch_id}" in done.stdout
+    assert "completed" in run(server, "status", batch_id, "--watch").stdout
+    results = run(server, "results", batch_id, "--output", str(tmp_path / "later"))
+    assert results.returncode == exits.OK
+    assert (tmp_path / "later" / f"{batch_id}_output.jsonl").is_file()
+    table = run(server, "status").stdout
+    assert batch_id in table
+    assert "/v1/chat/completions" in table
+    cancelled = run(server, "cancel", batch_id)
+    assert cancelled.returncode == exits.USAGE
+    assert cancelled.stderr.count("\n") == 1
+
+
+def test_models_are_listed_with_what_they_are(server: ServerProcess) -> None:
+    assert "sim" in run(server, "models").stdout
+    [model] = json.loads(run(server, "models", "--json").stdout)
+    assert (model["id"], model["owned_by"]) == ("sim", "nightbatch")
+
+
+def test_doctor_sees_that_a_server_is_ready(server: ServerProcess, tmp_path: Path) -> None:
+    done = run(server, "doctor", "--json", "--url", server.url, "--config", str(server.folder / "nightbatch.toml"))
+    assert {"level": "ok", "name": "server", "says": f"{server.url} is ready", "todo": ""} in json.loads(done.stdout)
+
+
+def test_ctrl_c_while_waiting_leaves_the_batch_running(tmp_path: Path) -> None:
+    """With a slow engine, so that the batch is still running when the wait is interrupted."""
+    import signal
+
+    slow = ServerProcess(tmp_path / "slow", config=simulated(time_scale=1.0)).start()
+    try:
+        source = written(tmp_path, [chat_line(f"c{number}", "hello", max_tokens=200) for number in range(200)])
+        settings = {**os.environ, "NIGHTBATCH_URL": slow.url}
+        with subprocess.Popen(
+            [str(COMMAND), "submit", str(source), "--wait"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=settings,
+            cwd=tmp_path,
+        ) as waiting:
+            assert waiting.stdout is not None
+            batch_id = waiting.stdout.readline().split()[0]
+            waiting.send_signal(signal.SIGINT)
+            _, said = waiting.communicate(timeout=30)
+        assert waiting.returncode == exits.INTERRUPTED
+        assert f"{batch_id} goes on without us" in said
+        assert f"nightbatch status {batch_id}" in said
+        assert json.loads(run(slow, "status", batch_id, "--json").stdout)["status"] in {"validating", "in_progress"}
+        assert "has not ended" in run(slow, "results", batch_id).stderr
+        assert "cancelling" in run(slow, "cancel", batch_id).stdout
+    finally:
+        slow.stop()
+
+
+def test_the_demo_brings_every_request_back_exactly_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(COMMAND), "demo", "--simulated"], capture_output=True, text=True, cwd=tmp_path, timeout=200, check=False
+    )
+    assert done.returncode == exits.OK, done.stderr
+    assert "all 240 custom_ids came back, each exactly once" in done.stderr
+    assert "all 160 custom_ids came back, each exactly once" in done.stderr
+    assert len(list((tmp_path / "demo-results").rglob("batch_*_output.jsonl"))) == 2
