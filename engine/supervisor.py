@@ -87,12 +87,11 @@ class Supervised:
             self._keeper = asyncio.create_task(self._keep(), name=f"keep engine {self.name}")
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
-            self._keeper = None
         self._set(EngineState.STOPPED)
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait({keeper})
         await self.engine.stop(drain_seconds)
 
     async def generate(self, request: EngineRequest) -> EngineResult:

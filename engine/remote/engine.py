@@ -31,6 +31,14 @@ from engine.remote.settings import RemoteLimits
 from engine.remote.upstream import AnswerTooLong, ProbeFailed, Upstream, describe, frames_of
 
 
+class InvalidRequest(Exception):
+    """The request is refused before it is sent; `result` is the refusal."""
+
+    def __init__(self, result: EngineResult) -> None:
+        super().__init__(result.status_code)
+        self.result = result
+
+
 class RemoteEngine:
     """`models` allows only these ids; `kind` and `revisions` say what the upstream does not. With `send_priority` the
     body carries vLLM's `priority` (an upstream under `--scheduling-policy priority`; others may refuse the field).
@@ -61,6 +69,7 @@ class RemoteEngine:
         self._limits = limits
         self._now = now
         self._models: tuple[ModelInfo, ...] = ()
+        self._known_ids: set[str] = set()
         self._paths: frozenset[str] | None = None
         self._status = EngineStatus(EngineState.STOPPED, now())
         self._callbacks: list[Callable[[], None]] = []
@@ -129,8 +138,8 @@ class RemoteEngine:
         upstream = self._open()
         try:
             body = self._prepare(request)
-        except InvalidBody as error:
-            return error_result(HTTPStatus.BAD_REQUEST, str(error))
+        except InvalidRequest as refused:
+            return refused.result
         with self._counted(request), self._translated(upstream):
             status_code, headers, answer = await upstream.post(request.endpoint, body)
         return await self._judge(upstream, request, status_code, headers, answer)
@@ -139,8 +148,8 @@ class RemoteEngine:
         upstream = self._open()
         try:
             body = self._prepare(request, stream=True)
-        except InvalidBody as error:
-            raise StreamRejected(error_result(HTTPStatus.BAD_REQUEST, str(error))) from None
+        except InvalidRequest as refused:
+            raise StreamRejected(refused.result) from None
         with self._counted(request), self._translated(upstream):
             async with upstream.open_stream(request.endpoint, body) as response:
                 if response.status == HTTPStatus.OK:
@@ -159,8 +168,20 @@ class RemoteEngine:
             return ""  # metrics are a courtesy; whether the upstream is well is the probe's business
 
     def _prepare(self, request: EngineRequest, *, stream: bool = False) -> bytes:
+        if request.model not in self._known_ids:
+            message = f"The model `{request.model}` does not exist."
+            raise InvalidRequest(error_result(HTTPStatus.NOT_FOUND, message, code="model_not_found", param="model"))
+        self._check_listed(request.model)
         priority = request.priority if self._send_priority else None
-        return prepare_body(request.body, model=request.model, priority=priority, stream=stream)
+        try:
+            return prepare_body(request.body, model=request.model, priority=priority, stream=stream)
+        except InvalidBody as error:
+            raise InvalidRequest(error_result(HTTPStatus.BAD_REQUEST, str(error))) from None
+
+    def _check_listed(self, model_id: str) -> None:
+        """A model that went away is an outage of the upstream, not a mistake of the client."""
+        if all(model.id != model_id for model in self._models):
+            raise EngineUnavailable(f"upstream {self._name} no longer serves model '{model_id}'")
 
     def _open(self) -> Upstream:
         if self._upstream is None or self._status.state is not EngineState.READY or self._draining:
@@ -223,16 +244,17 @@ class RemoteEngine:
             self._suspect.set()
             died = status_code == HTTPStatus.INTERNAL_SERVER_ERROR
             raise EngineUnavailable(f"upstream {self._name} answered {status_code}, then: {error}", died=died) from None
-        if all(model.id != request.model for model in self._models):
-            raise EngineUnavailable(f"upstream {self._name} no longer serves model '{request.model}'")
+        self._check_listed(request.model)
 
     async def _learn(self, upstream: Upstream) -> tuple[ModelInfo, ...]:
         listed = read_models(await upstream.probe())
         if needs_paths(listed, self._kind) and self._paths is None:
             self._paths = read_paths(await upstream.openapi())
-        return learn_models(
+        learnt = learn_models(
             listed, paths=self._paths or (), kind=self._kind, allowed=self._allowed, revisions=self._revisions
         )
+        self._known_ids.update(model.id for model in learnt)
+        return learnt
 
     async def _probe_on(self, upstream: Upstream) -> None:
         """Until the upstream is dead: a probe every few seconds, and at once when a request met trouble."""

@@ -12,7 +12,8 @@ class SimulatedFaults:
     """All off by default. Probabilities are per request.
 
     `die_after_requests`: each life ends while its n-th request is running. `deaths_max` bounds the deaths of this kind
-    and of `die_probability` over the engine's life; `poison` kills every time a body holds it.
+    and of `die_probability` over the engine's life; `poison` kills every time a body holds it;
+    `abort_marker` and `overload_marker` do their kind of harm to the bodies that hold them.
     `failing_starts`: the first n starts fail; -1: every one.
     """
 
@@ -25,6 +26,8 @@ class SimulatedFaults:
     start_cause: str = "simulated: out of memory while loading weights"
     overload_probability: float = 0.0
     abort_probability: float = 0.0
+    abort_marker: str | None = None
+    overload_marker: str | None = None
 
 
 class Fate(Enum):
@@ -34,12 +37,22 @@ class Fate(Enum):
     ABORT = auto()
 
 
+class _Marker:
+    def __init__(self, text: str | bytes | None) -> None:
+        self._bytes = text.encode() if isinstance(text, str) else text
+
+    def marks(self, body: bytes) -> bool:
+        return self._bytes is not None and self._bytes in body
+
+
 class Dice:
     """Throws the faults of one engine, over all its lives."""
 
     def __init__(self, faults: SimulatedFaults, seed: int) -> None:
         self.faults = faults
-        self._poison = faults.poison.encode() if isinstance(faults.poison, str) else faults.poison
+        self._poison = _Marker(faults.poison)
+        self._abort = _Marker(faults.abort_marker)
+        self._overload = _Marker(faults.overload_marker)
         self._chance = random.Random(seed)  # noqa: S311 (a simulation)
         self._starts = 0
         self._deaths = 0
@@ -54,13 +67,13 @@ class Dice:
         faults = self.faults
         self._requests_of_this_life += 1
         overload, death, abort = (self._chance.random() for _ in range(3))
-        if overload < faults.overload_probability:
+        if overload < faults.overload_probability or self._overload.marks(body):
             return Fate.OVERLOAD
-        if self._poison is not None and self._poison in body:
+        if self._poison.marks(body):
             return Fate.DIE
         if self._deaths != faults.deaths_max and (
             death < faults.die_probability or self._requests_of_this_life == faults.die_after_requests
         ):
             self._deaths += 1
             return Fate.DIE
-        return Fate.ABORT if abort < faults.abort_probability else Fate.ANSWER
+        return Fate.ABORT if abort < faults.abort_probability or self._abort.marks(body) else Fate.ANSWER
