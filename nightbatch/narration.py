@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class EngineNarrator:
-    """Call `look` whenever the registry says that something changed; one record for each change of an engine's state."""
+    """Call `look` whenever the registry says that something changed; it writes one record for each new state."""
 
     def __init__(self, registry: Registry, now: Callable[[], float]) -> None:
         self._registry = registry

@@ -15,6 +15,9 @@ from server.ids import TokenSource, new_request_id
 CLIENT_CLOSED_STATUS = 499
 """As nginx logs a client that went away before the answer; never sent."""
 
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds by machines: logged only when debugging."""
+
 access = logging.getLogger("nightbatch.http")
 
 
@@ -70,7 +73,8 @@ class _Exchange:
         status = self.status if self.status is not None else CLIENT_CLOSED_STATUS
         method = self._scope["method"]
         metrics.observe_request(route_of(self._scope), method, status, seconds)
-        access.info(
+        access.log(
+            logging.DEBUG if self._scope["path"] in PROBES else logging.INFO,
             "request",
             extra={
                 "request_id": self.request_id,
