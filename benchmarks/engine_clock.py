@@ -65,9 +65,8 @@ class EngineClock:
         (distribution / "entry_points.txt").write_text(ENTRY_POINTS)
 
     def environment(self) -> Mapping[str, str]:
-        """What a child that runs vLLM must get. The benchmarks themselves go on the path too: a checkout may be one."""
-        here = str(Path(__file__).resolve().parent.parent)
-        path = [str(self._plugin), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), here]
+        """What a child that runs vLLM must get."""
+        path = [str(self._plugin), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return {FOLDER_VARIABLE: str(self._records), "PYTHONPATH": os.pathsep.join(path)}
 
     def window(self, *, requests: int) -> Window:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +40,6 @@ class Tap:
             ],
             folder=folder,
             name="tap",
-            environment={"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent)])},
         )
 
     def window(self, *, requests: int) -> Window:

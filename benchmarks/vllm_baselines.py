@@ -6,7 +6,6 @@ Both are started as modules: the `vllm` command of the CPU build cannot find its
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,6 @@ def send_all(url: str, work: Work, folder: Path, *, inflight_max: int) -> float:
         ],
         folder=folder,
         name="parallel-client",
-        environment={"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent)])},
     )
     sender.start()
     try:
