@@ -27,6 +27,7 @@ TOKEN_BYTES: Final = 4
 
 U32_MAX: Final = 0xFFFF_FFFF
 NO_LADDER: Final = bytes(32)
+_ONE_STEP: Final = bytes(24)
 _hash = xxhash.xxh3_64_digest
 
 
@@ -83,7 +84,7 @@ def ladder_of(prompt: bytes) -> bytes:
     if size < LADDER_BYTES[0]:
         return NO_LADDER
     if size < LADDER_BYTES[1]:
-        return _hash(prompt[:256]) + NO_LADDER[8:]
+        return _hash(prompt[:256]) + _ONE_STEP
     steps = [_hash(prompt[:step]) for step in LADDER_BYTES if step <= size]
     return b"".join(steps).ljust(len(NO_LADDER), b"\0")
 
