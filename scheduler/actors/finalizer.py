@@ -83,7 +83,7 @@ class Finalizer:
             await self._end(batch, None)
 
     async def fail(self, batch: BatchRecord, error: Exception, *, bare: bool = False) -> None:
-        """End a batch beyond repair as `failed`. What is whole of it is still delivered; `bare`: not even that worked."""
+        """End a batch beyond repair as `failed`; what is whole of it is still delivered (`bare`: that failed too)."""
         shown = _shown(error)
         if batch.status is BatchStatus.VALIDATING:
             if await self._store.batches.fail(batch.id, errors=[shown], errors_total=1, at=int(self._now())):

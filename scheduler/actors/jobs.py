@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from scheduler import metrics
 from scheduler.settings import SchedulerSettings
-from store.records import BatchRecord, Damaged, DiskFull
+from store.records import BatchRecord, Damaged, DiskFull, StoreError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Trouble:
-    """`attempts` counts unexpected ends; a full disk delays a job but never uses them up."""
+    """`attempts` counts unexpected ends; a full disk or a locked database delays a job but never uses them up."""
 
     attempts: int = 0
     refusals: int = 0
@@ -68,6 +68,10 @@ class Jobs:
         if self._delay(kind, batch).attempts >= self._settings.job_attempts_max:
             await self._guarded(kind, batch, self._on_hopeless(kind, batch, error))
 
+    def refused(self, kind: str, batch: BatchRecord) -> None:
+        """The store could not do it now: try again later, however often."""
+        self._delay(kind, batch, refused=True)
+
     def forget(self, active: frozenset[str]) -> None:
         """Drop what is remembered of batches that have ended."""
         for key in [key for key in self._trouble if key[1] not in active]:
@@ -89,12 +93,15 @@ class Jobs:
             self._trouble.pop((kind, batch.id), None)
         except DiskFull as error:
             log.error("%s waits for disk space: %s", kind, error, extra=_extra(batch))
-            self._delay(kind, batch, refused=True)
+            self.refused(kind, batch)
             await self._guarded(kind, batch, self._on_disk_full(batch, error))
         except Damaged as error:
             log.error("%s found damage: %s", kind, error, extra=_extra(batch))
             self._delay(kind, batch)
             await self._guarded(kind, batch, self._on_hopeless(kind, batch, error))
+        except StoreError as error:  # the store's trouble, not this batch's
+            log.error("%s waits for the store: %s", kind, error, extra=_extra(batch))
+            self.refused(kind, batch)
         except Exception as error:
             log.exception("%s ended unexpectedly", kind, extra=_extra(batch))
             await self.failed(kind, batch, error)

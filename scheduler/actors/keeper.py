@@ -16,7 +16,7 @@ from scheduler.actors.leases import Leases
 from scheduler.actors.recorder import Recorder
 from scheduler.policy.planner import HeldView, ModelKey, model_key
 from scheduler.settings import SchedulerSettings
-from store.records import BatchRecord, ShardRecord
+from store.records import BatchRecord, ShardRecord, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +128,17 @@ class Keeper:
         self._leases.forget(shard)
         if shard.lost:
             if shard.lost_by is not None and batch is not None:
-                await self._jobs.failed(f"append {shard.shard_no}", batch, shard.lost_by)
+                await self._count_loss(shard, batch, shard.lost_by)
             # If it is still ours after all, the next holder need not wait for the expiry.
             await self._leases.give_back(shard)
         self._wake()
+
+    async def _count_loss(self, shard: HeldShard, batch: BatchRecord, error: Exception) -> None:
+        kind = f"append {shard.shard_no}"
+        if isinstance(error, StoreError):
+            self._jobs.refused(kind, batch)
+        else:
+            await self._jobs.failed(kind, batch, error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guarded(work))

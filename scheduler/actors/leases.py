@@ -70,28 +70,40 @@ class Leases:
         newest = self._store.segment_path(record.batch_id, record.shard_no, record.generation)
         found = await asyncio.to_thread(scan, newest) if record.generation else None
         asked_at = self._monotonic()
-        lease = await self._store.work.lease(
-            record.batch_id,
-            record.shard_no,
-            holder=self._holder,
-            expected_generation=record.generation,
-            valid_bytes=0 if found is None else found.valid_bytes,
-            now=self._now(),
-            lease_seconds=self._settings.lease_seconds,
-        )
+        lease = await self._take(record, valid_bytes=0 if found is None else found.valid_bytes)
         if lease is None:
             return None
         reach("shard.leased")
         try:
             opened = await asyncio.to_thread(self._open, lease, source, context_tokens_max)
         except BaseException:
-            # Not ours to run: free it at once. Shielded, so that a cancellation does not cost a whole lease time.
-            await asyncio.shield(self._store.work.release(lease))
+            await self._store.work.release(lease)
             raise
         shard = _held(batch, lease, opened, confirmed_at=asked_at)
         self.held[shard.batch_id, shard.shard_no] = shard
         metrics.SHARDS_OPEN.inc()
         return shard
+
+    async def _take(self, record: ShardRecord, *, valid_bytes: int) -> Lease | None:
+        """The takeover. A cancellation in its midst frees at once what was taken, instead of after a lease time."""
+        taking = asyncio.ensure_future(
+            self._store.work.lease(
+                record.batch_id,
+                record.shard_no,
+                holder=self._holder,
+                expected_generation=record.generation,
+                valid_bytes=valid_bytes,
+                now=self._now(),
+                lease_seconds=self._settings.lease_seconds,
+            )
+        )
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            lease = await taking
+            if lease is not None:
+                await self._store.work.release(lease)
+            raise
 
     async def renew(self) -> list[HeldShard]:
         """Renew every lease with one UPDATE; the shards that are not ours any more."""

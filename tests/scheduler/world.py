@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from engine.protocol import (
@@ -57,8 +56,15 @@ def chats(count: int) -> list[dict[str, Any]]:
     return [chat(f"row-{no}", f"question {no}") for no in range(count)]
 
 
+async def poll(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again, as a client would, until the answer is yes."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await holds():  # noqa: ASYNC110 (the state that is asked for lies in a database)
+            await asyncio.sleep(0.01)
+
+
 class World:
-    """`now` is the wall clock plus `shift`, which tests may move."""
+    """A store, the engines, and short ways to put batches in and to read results."""
 
     def __init__(self, store: Store, registry: Registry, settings: SchedulerSettings) -> None:
         self.store = store
@@ -109,9 +115,7 @@ class World:
         return await self.store.batches.create(new)
 
     def scheduler(self, *, holder: str = "one", store: Store | None = None, **changed: Any) -> Scheduler:
-        return Scheduler(
-            store or self.store, self.registry, replace(self.settings, **changed), holder=holder
-        )
+        return Scheduler(store or self.store, self.registry, replace(self.settings, **changed), holder=holder)
 
     async def get(self, batch: BatchRecord) -> BatchRecord:
         found = await self.store.batches.get("t", batch.id)
@@ -120,10 +124,14 @@ class World:
 
     async def until(self, batch: BatchRecord, holds: Callable[[BatchRecord], bool]) -> BatchRecord:
         """Ask the store as a client would, until it shows what is waited for."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds(found := await self.get(batch)):
-                await asyncio.sleep(0.01)
-        return found
+        found = [batch]
+
+        async def look() -> bool:
+            found[0] = await self.get(batch)
+            return holds(found[0])
+
+        await poll(look)
+        return found[0]
 
     async def ended(self, batch: BatchRecord) -> BatchRecord:
         return await self.until(batch, lambda found: found.status.terminal)
@@ -189,6 +197,7 @@ class TestEngine:
         self._gate.set()
         self._waiting: set[asyncio.Future[None]] = set()
         self.poison: bytes | None = None
+        self.answer_seconds = 0.0
         self.inflight = 0
         self.inflight_max = 0
         self.asked: list[bytes] = []
@@ -244,35 +253,41 @@ class TestEngine:
         self.inflight += request.sub_requests
         self.inflight_max = max(self.inflight, self.inflight_max)
         try:
-            if self.poison is not None and self.poison in request.body:
-                await asyncio.sleep(0)  # let the others of this moment start: they die with it
-                failed = self._future()
-                self.die()
-                await failed
-            elif not self._gate.is_set():
-                opened = asyncio.ensure_future(self._gate.wait())
-                failed = self._future()
-                try:
-                    await asyncio.wait([opened, failed], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    opened.cancel()
-                    self._waiting.discard(failed)
-                if failed.done():
-                    failed.result()
+            await self._work(poisonous=self.poison is not None and self.poison in request.body)
             return self.respond(request)
         finally:
             self.inflight -= request.sub_requests
+
+    async def _work(self, *, poisonous: bool) -> None:
+        if poisonous:
+            asyncio.get_running_loop().call_later(self.answer_seconds / 2, self.die)
+            await self._until_told(asyncio.Event())
+        elif self.answer_seconds:
+            done = asyncio.Event()
+            asyncio.get_running_loop().call_later(self.answer_seconds, done.set)
+            await self._until_told(done)
+        await self._until_told(self._gate)
+
+    async def _until_told(self, event: asyncio.Event) -> None:
+        """Wait for the event, or for the engine's death."""
+        if event.is_set():
+            return
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(failed)
+        opened = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait([opened, failed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+            self._waiting.discard(failed)
+        if failed.done():
+            failed.result()
 
     async def metrics(self) -> str:
         return ""
 
     def stream(self, request: EngineRequest) -> AsyncIterator[bytes]:
         raise NotImplementedError("the scheduler never streams")
-
-    def _future(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        return future
 
     def _fail_all(self, *, died: bool) -> None:
         waiting, self._waiting = self._waiting, set()
@@ -290,7 +305,3 @@ def echo(request: EngineRequest) -> EngineResult:
 
 def registry_of(*engines: Engine) -> Registry:
     return Registry(list(engines))
-
-
-def data_folder(tmp_path: Path) -> Path:
-    return tmp_path / "data"
