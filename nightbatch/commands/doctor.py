@@ -46,6 +46,7 @@ def doctor(
 
 def examine(config_file: Path | None, url: str | None) -> Iterator[Finding]:
     from nightbatch.checks import machine, packages, service
+    from nightbatch.checks.placement import placement
     from nightbatch.config import Config
     from nightbatch.target import Target
 
@@ -60,6 +61,7 @@ def examine(config_file: Path | None, url: str | None) -> Iterator[Finding]:
     yield from packages.engine(models)
     yield from packages.embedded(models)
     yield machine.cores()
+    yield from placement(models)
     yield from service.upstreams(models)
     host = config.server.host
     local = f"http://{'127.0.0.1' if host in {'0.0.0.0', '::'} else host}:{config.server.port}"  # noqa: S104

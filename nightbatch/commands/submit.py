@@ -90,12 +90,16 @@ def _send(client: Client, file: Path, endpoint: str, window: str, metadata: dict
     return client.create(uploaded.id, endpoint=endpoint, window=window, metadata=metadata)
 
 
-def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float | None]:
-    """The ended batch and how long it ran, measured here: finer than the whole seconds of its stamps."""
+def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float]:
+    """The ended batch and how long it ran, measured here: finer than the whole seconds of its stamps.
+
+    A batch that was never seen running was over between two looks.
+    """
     from nightbatch.client import ClientError
     from nightbatch.following import done, follow, total
 
     running_at: float | None = None
+    started_at = time.monotonic()
 
     def note(seen: Batch | None, text: str) -> None:
         nonlocal running_at
@@ -116,7 +120,7 @@ def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float |
         if isinstance(error, ClientError):
             raise
         raise typer.Exit(exits.INTERRUPTED) from error
-    return ended, time.monotonic() - running_at if running_at is not None else None
+    return ended, time.monotonic() - (running_at or started_at)
 
 
 def finish(client: Client, batch: Batch, folder: Path, run_seconds: float | None = None) -> int:
