@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +104,4 @@ ANSWERED = r'nightbatch_http_requests_total\{.*route="/v1/chat/completions".*\} 
 
 
 def _value(server: ServerProcess, pattern: str) -> list[float]:
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as reply:
-        text = reply.read().decode()
-    return [float(value) for value in re.findall(pattern, text)]
+    return [float(value) for value in re.findall(pattern, server.metrics())]

@@ -90,6 +90,11 @@ class ServerProcess:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as reply:
             return json.loads(reply.read())
 
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as reply:
+            text: str = reply.read().decode()
+        return text
+
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
         assert self.process is not None
         if group:
