@@ -265,6 +265,7 @@ from store.uploads import Uploads
 async def main():
     folder, settings = Path(sys.argv[1]), StoreSettings(disk_reserve_bytes=0)
     uploads = Uploads(folder, Blobs(folder), Disk(folder, settings), settings, b"s" * 32)
+    await (await uploads.begin(indexed=True)).finish()
     begun = await uploads.begin(indexed=True)
     await begun.write(b"x" * 2_000_000)
     if sys.argv[2] == "with_heir":
