@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from store.records import DiskFull, FileInUse, NotFound, StoreError, TooLarge
 
@@ -107,16 +108,26 @@ def of_validation(error: RequestValidationError) -> ApiError:
 def of_http(error: HTTPException, request: Request) -> ApiError:
     """What the router itself refuses."""
     route = f"{request.method} {request.url.path[:SHOWN_CHARS_MAX]}"
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == 404:
         return ApiError(
             404, f"Invalid URL ({route}). /openapi.json lists the routes.", code="unknown_url", headers=headers
         )
     if error.status_code == 405:
-        allowed = headers.get("Allow", "another method")
-        return ApiError(405, f"Not allowed: {route}. Use {allowed}.", code="method_not_allowed", headers=headers)
+        allowed = ", ".join(_allowed_methods(request))
+        message = f"Not allowed: {route}. Use {allowed}."
+        return ApiError(405, message, code="method_not_allowed", headers={**headers, "allow": allowed})
     kind = SERVER_ERROR if error.status_code >= 500 else INVALID_REQUEST
     return ApiError(error.status_code, str(error.detail), type=kind, headers=headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of every route with this path; the router itself knows only of the first one."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
+            methods |= route.methods or set()
+    return sorted(methods)
 
 
 def install(app: FastAPI) -> None:

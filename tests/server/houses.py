@@ -46,13 +46,13 @@ class House:
         transport = httpx2.ASGITransport(app=self.app)
         return httpx2.AsyncClient(transport=transport, base_url="http://server/v1", **options)
 
-    def sdk(self, *, api_key: str = "any", retries: int = 0) -> AsyncOpenAI:
+    def sdk(self, *, api_key: str = "any", retries: int = 0, strict: bool = True) -> AsyncOpenAI:
         return AsyncOpenAI(
             api_key=api_key,
             base_url="http://server/v1",
             http_client=self.http(),
             max_retries=retries,
-            _strict_response_validation=True,
+            _strict_response_validation=strict,
         )
 
     def leftovers(self) -> list[str]:
@@ -118,6 +118,7 @@ async def listening(app: FastAPI) -> AsyncIterator[str]:
     """The application behind a real socket, on this event loop. Yields the base URL, with `/v1`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen(64)  # a connection waits for the server instead of being refused
         port = listener.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", access_log=False))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
