@@ -42,6 +42,7 @@ LINE_DTYPE: Final = np.dtype(
         ("padding", "V3"),
     ]
 )
+TOKENS_MAX: Final = 0xFFFF_FFFF
 _READ_BYTES: Final = 1024 * 1024
 
 assert HEADER.size == 64
@@ -188,9 +189,8 @@ def _encode(results: Sequence[LineResult], part_no: int, nonce: int) -> bytes:
     table["offset"] = np.cumsum(lengths + np.uint64(1)) - (lengths + np.uint64(1))
     table["line_no"] = [result.line_no for result in results]
     table["succeeded"] = [result.succeeded for result in results]
-    table["input_tokens"] = [result.usage.input_tokens for result in results]
-    table["cached_tokens"] = [result.usage.cached_tokens for result in results]
-    table["output_tokens"] = [result.usage.output_tokens for result in results]
+    for name in ("input_tokens", "cached_tokens", "output_tokens"):
+        table[name] = [_counted(getattr(result.usage, name)) for result in results]
     payload = b"\n".join([result.line for result in results]) + b"\n"
     if payload.count(b"\n") != len(results):
         raise ValueError("a result line holds a newline: it would be two lines of the output file")
@@ -199,6 +199,11 @@ def _encode(results: Sequence[LineResult], part_no: int, nonce: int) -> bytes:
     digest = xxhash.xxh3_64(blank)
     digest.update(body)
     return blank[:CHECKSUM_AT] + struct.pack("<Q", digest.intdigest()) + blank[CHECKSUM_AT + 8 :] + body
+
+
+def _counted(tokens: int) -> int:
+    """What the table can hold of a count: an upstream may report any number."""
+    return min(max(tokens, 0), TOKENS_MAX)
 
 
 def _scan(path: Path, fd: int, valid_bytes: int | None) -> Scan:

@@ -136,6 +136,11 @@ def test_noise_after_a_cut_never_becomes_a_line(
     assert lines_in(path, found) == expected
 
 
+def test_a_token_count_that_no_engine_can_mean_is_cut_to_what_fits(tmp_path: Path) -> None:
+    write(tmp_path / "s", [LineResult(0, True, b"{}", TokenUsage(-5, 2**40, 7))])
+    assert scan(tmp_path / "s").usage_total == TokenUsage(0, 2**32 - 1, 7)
+
+
 def test_a_newline_inside_a_line_is_refused(tmp_path: Path) -> None:
     writer = SegmentWriter.create(tmp_path / "s")
     with pytest.raises(ValueError, match="newline"):
