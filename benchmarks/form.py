@@ -22,6 +22,8 @@ from benchmarks import anonymous, machine, statistics
 MEASURED = 0
 COULD_NOT_MEASURE = 1
 INTERRUPTED = 130
+REDIRECTED_COLUMNS = 120
+"""In a file or a pipe there is no width to fit, and a shortened figure's name is of no use."""
 
 Plain = str | int | float | bool | None
 
@@ -189,7 +191,7 @@ def _rows(table: Table, arm: str, figures: Mapping[str, Figure]) -> None:
 def show(console: Console, options: Options, report: Report) -> None:
     table = Table(title=f"nightbatch bench {options.benchmark}{' (quick)' if options.quick else ''}")
     for heading in ("arm", "figure", "value", "unit", "n", "95 % interval"):
-        table.add_column(heading, justify="right" if heading in ("value", "n") else "left")
+        table.add_column(heading, justify="right" if heading in ("value", "n") else "left", no_wrap=True)
     _rows(table, "", report.figures)
     for arm in report.arms:
         table.add_section()
@@ -218,7 +220,8 @@ def run(
     except KeyboardInterrupt:
         print(f"benchmark {name} was interrupted: no figures", file=sys.stderr)
         return INTERRUPTED
-    show(Console(), options, report)
+    console = Console()
+    show(console if console.is_terminal else Console(width=REDIRECTED_COLUMNS), options, report)
     if options.json_path is not None:
         options.json_path.write_text(as_json(options, report, facts=environment()))
     return MEASURED
