@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import xxhash
 
 from store.lines import LINE_ERROR_CODES, LineFacts, check_line, parse_line
-from store.ranges import read_ranges
+from store.ranges import read_exactly, read_ranges
 from store.records import Damaged, LineError
 
 INDEX_SUFFIX: Final = ".index"
@@ -51,6 +51,8 @@ ERROR_AT: Final = 72
 """Where `error` stands in a record."""
 
 _CHECKSUM_READ_BYTES: Final = 4 * 1024 * 1024
+_ERRORS_AT_ONCE: Final = 1000
+"""Errors whose words are made together: one look through the index for the first lines of their duplicates."""
 
 assert RECORD.size == RECORD_DTYPE.itemsize == 80
 assert HEADER.size == 128
@@ -103,6 +105,7 @@ class LineIndex:
     models: tuple[str, ...]
     urls: tuple[str, ...]
     records: npt.NDArray[Any]
+    mapped: mmap.mmap | None
 
     @classmethod
     def open(cls, path: Path) -> LineIndex:
@@ -110,14 +113,14 @@ class LineIndex:
         try:
             with path.open("rb") as file:
                 header, tables = _verified(path, file.fileno())
-                if header.lines == 0:
-                    records = np.zeros(0, RECORD_DTYPE)
-                else:
+                mapped = None
+                records = np.zeros(0, RECORD_DTYPE)
+                if header.lines > 0:
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     records = np.frombuffer(mapped, RECORD_DTYPE, count=header.lines, offset=HEADER.size)
         except FileNotFoundError as error:
             raise Damaged(f"line index {path} is missing") from error
-        return cls(path, header, tables.models, tables.urls, records)
+        return cls(path, header, tables.models, tables.urls, records, mapped)
 
     @property
     def count(self) -> int:
@@ -135,7 +138,7 @@ class LineIndex:
     def read_lines(self, blob_path: Path, line_nos: Sequence[int]) -> list[bytes]:
         """The bytes of the lines, in the order asked for, without their line endings. Neighbours are read together."""
         chosen = self.records[np.asarray(line_nos, dtype=np.int64)]
-        with blob_path.open("rb") as file:
+        with self._open_blob(blob_path) as file:
             return read_ranges(file.fileno(), chosen["offset"].tolist(), chosen["length"].tolist(), blob_path)
 
     def iter_errors(self, blob_path: Path | None = None) -> Iterator[LineError]:
@@ -143,36 +146,65 @@ class LineIndex:
         broken = np.flatnonzero(self.records["error"])
         if len(broken) == 0:
             return
-        with (blob_path or self.blob_path).open("rb") as file:
-            for line_no in broken.tolist():
-                yield self._error_of(file.fileno(), line_no)
+        with self._open_blob(blob_path or self.blob_path) as file:
+            for start in range(0, len(broken), _ERRORS_AT_ONCE):
+                line_nos = broken[start : start + _ERRORS_AT_ONCE]
+                firsts = self._firsts(line_nos)
+                for line_no in line_nos.tolist():
+                    yield self._error_of(file.fileno(), line_no, firsts)
 
-    def _error_of(self, fd: int, line_no: int) -> LineError:
+    def release_memory(self) -> None:
+        """Give back the pages read so far (they count as this process's memory); later reads fetch them again."""
+        if self.mapped is not None:
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _open_blob(self, blob_path: Path) -> BinaryIO:
+        try:
+            file = blob_path.open("rb")
+        except FileNotFoundError as error:
+            raise Damaged(f"the bytes of input file {blob_path} are missing") from error
+        size = os.fstat(file.fileno()).st_size
+        if size != self.header.blob_bytes:
+            file.close()
+            raise Damaged(f"input file {blob_path} has {size} bytes; its index was made for {self.header.blob_bytes}")
+        return file
+
+    def _firsts(self, line_nos: npt.NDArray[np.int64]) -> dict[int, list[int]]:
+        """For the duplicates among the lines: the well-formed lines with the same hash of their custom_id."""
+        records = self.records
+        repeated = line_nos[records["error"][line_nos] == LINE_ERROR_CODES.index("duplicate_custom_id")]
+        firsts: dict[int, list[int]] = {}
+        if len(repeated):
+            hashes = np.unique(records["custom_id"][repeated])
+            places = np.minimum(np.searchsorted(hashes, records["custom_id"]), len(hashes) - 1)
+            alike = np.flatnonzero((hashes[places] == records["custom_id"]) & (records["error"] == 0))
+            for line_no in alike.tolist():
+                firsts.setdefault(int(records["custom_id"][line_no]), []).append(line_no)
+        return firsts
+
+    def _error_of(self, fd: int, line_no: int, firsts: dict[int, list[int]]) -> LineError:
         record = self.records[line_no]
         code, line, length = LINE_ERROR_CODES[record["error"]], int(record["line"]), int(record["length"])
         if code == "line_too_long":
             limit = self.header.line_bytes_max
-            message = f"This line has {length:,} bytes; at most {limit:,} are allowed (line_mib_max in [store])."
-            return LineError(code, message, line=line)
+            return LineError(code, f"This line has {length:,} bytes; at most {limit:,} are allowed.", line=line)
         if code == "too_many_requests":
             limit = self.header.lines_max
-            return LineError(code, f"The file has more than {limit:,} requests (lines_max in [store]).", line=line)
-        raw = os.pread(fd, length, int(record["offset"]))
+            return LineError(code, f"The file has more than {limit:,} requests; split it into several.", line=line)
         if code == "duplicate_custom_id":
-            first = self._first_line_like(fd, raw, int(record["custom_id"]))
+            first = self._first_like(fd, line_no, firsts[int(record["custom_id"])])
             message = f"The custom_id of this line was already used on line {first}."
             return LineError(code, message, param="custom_id", line=line)
-        return _form_error(raw, code, line)
+        return _form_error(self._raw(fd, line_no), code, line)
 
-    def _first_line_like(self, fd: int, raw: bytes, custom_id_hash: int) -> int:
-        custom_id = parse_line(raw).custom_id
-        for earlier in np.flatnonzero(self.records["custom_id"] == custom_id_hash).tolist():
-            record = self.records[earlier]
-            if record["error"] == 0:
-                other = os.pread(fd, int(record["length"]), int(record["offset"]))
-                if parse_line(other).custom_id == custom_id:
-                    return int(record["line"])
-        raise Damaged(f"line index {self.path}: no first line for the duplicate of hash {custom_id_hash:016x}")
+    def _first_like(self, fd: int, line_no: int, alike: Sequence[int]) -> int:
+        custom_id = parse_line(self._raw(fd, line_no)).custom_id
+        first = next(other for other in alike if parse_line(self._raw(fd, other)).custom_id == custom_id)
+        return int(self.records[first]["line"])
+
+    def _raw(self, fd: int, line_no: int) -> bytes:
+        record = self.records[line_no]
+        return read_exactly(fd, int(record["length"]), int(record["offset"]), self.blob_path)
 
 
 def _form_error(raw: bytes, code: str, line: int) -> LineError:

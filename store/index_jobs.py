@@ -19,8 +19,8 @@ class BeginJob(msgspec.Struct, frozen=True, tag="begin"):
     """Index `blob_path`, which may still be empty, into `index_path`. `secret` keys the hashes of custom ids."""
 
     job: int
-    blob_path: str
-    index_path: str
+    blob_path: bytes
+    index_path: bytes
     secret: bytes
     line_bytes_max: int
     lines_max: int

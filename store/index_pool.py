@@ -25,6 +25,10 @@ STOP_SECONDS: Final = 5.0
 """How long a worker may take to see that its stdin ended; then it is killed."""
 
 
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""numpy's libraries would start a thread for each core as they load; a worker multiplies no matrices."""
+
+
 class WorkerDied(StoreError):
     """The process that indexed an upload ended before it was done."""
 
@@ -44,8 +48,8 @@ class IndexPool:
         worker = await self._least_busy()
         order = BeginJob(
             job=next(self._jobs),
-            blob_path=str(blob_path),
-            index_path=str(index_path),
+            blob_path=os.fsencode(blob_path),
+            index_path=os.fsencode(index_path),
             secret=self._secret,
             line_bytes_max=self._settings.line_bytes_max,
             lines_max=self._settings.lines_max,
@@ -116,6 +120,7 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=FRAME_BYTES_MAX,
+            env={**os.environ, **ONE_THREAD},
             start_new_session=True,  # a Ctrl-C for the server is not one for the upload that it is finishing
         )
         return cls(process)

@@ -107,7 +107,8 @@ class _Work:
 
 def _builder(order: BeginJob) -> IndexBuilder:
     limits = IndexLimits(order.line_bytes_max, order.lines_max, order.line_errors_shown_max)
-    return IndexBuilder(Path(order.blob_path), Path(order.index_path), order.secret, limits)
+    blob_path, index_path = (Path(os.fsdecode(path)) for path in (order.blob_path, order.index_path))
+    return IndexBuilder(blob_path, index_path, order.secret, limits)
 
 
 def _answer(answer: Answer) -> None:

@@ -109,14 +109,18 @@ class SegmentWriter:
     @classmethod
     def create(cls, path: Path) -> SegmentWriter:
         """A new segment; FileExistsError when this generation already has one (it has another writer)."""
+        fd = -1
         try:
             make_folder(path.parent)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            sync_folder(path.parent)
         except OSError as error:
+            if fd >= 0:  # it is ours, and empty: the same generation may try again
+                os.close(fd)
+                path.unlink()
             if disk_full(error):
                 raise DiskFull(f"no room for a new segment: {error.strerror} ({path})") from error
             raise
-        sync_folder(path.parent)
         return cls(path, fd)
 
     @property

@@ -150,6 +150,25 @@ def test_too_many_model_names_are_an_error_of_the_first_line_too_many(tmp_path: 
     assert "model" in summary.errors[0].message
 
 
+def test_an_index_beside_other_bytes_than_its_own_is_damage(tmp_path: Path) -> None:
+    build(tmp_path, request("a") + b"\nbroken\n")
+    index = LineIndex.open(tmp_path / "blob.index")
+    (tmp_path / "blob").write_bytes(request("a"))
+    with pytest.raises(Damaged, match="its index was made for"):
+        index.read_lines(tmp_path / "blob", [0])
+    (tmp_path / "blob").unlink()
+    with pytest.raises(Damaged, match="are missing"):
+        list(index.iter_errors())
+
+
+def test_an_index_is_read_again_after_its_memory_was_given_back(tmp_path: Path) -> None:
+    build(tmp_path, request("a") + b"\n" + request("b"))
+    index = LineIndex.open(tmp_path / "blob.index")
+    before = index.records.tobytes()
+    index.release_memory()
+    assert index.records.tobytes() == before
+
+
 def test_lines_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     build(tmp_path, b"\n".join(request(str(number), content="x" * 3000) for number in range(50)))
     index = LineIndex.open(tmp_path / "blob.index")
