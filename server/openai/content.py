@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
 from urllib.parse import quote
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 from starlette.datastructures import Headers
+from starlette.types import Send
 
 from server.errors import ApiError
 from server.openai.ranges import ByteRange, Unsatisfiable, parse_range
@@ -36,13 +39,21 @@ async def content_response(headers: Headers, record: FileRecord, blobs: Blobs, *
         common["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{record.bytes}"
         common["content-length"] = str(wanted.stop - wanted.start)
         body = await _begun(blobs.read(record.blob, wanted.start, wanted.stop))
-        return StreamingResponse(body, status_code=206, headers=common, media_type=OCTETS)
+        return _Streamed(body, status_code=206, headers=common, media_type=OCTETS)
     body = await _begun(blobs.read(record.blob))
     if record.bytes >= gzip_bytes_min and accepts_gzip(headers.get("accept-encoding", "")):
         # A weak tag: the same file, in bytes that Range cannot address.
         compressed = {**common, "content-encoding": "gzip", "etag": f"W/{etag}"}
-        return StreamingResponse(_gzipped(body), headers=compressed, media_type=OCTETS)
-    return StreamingResponse(body, headers={**common, "content-length": str(record.bytes)}, media_type=OCTETS)
+        return _Streamed(_gzipped(body), headers=compressed, media_type=OCTETS)
+    return _Streamed(body, headers={**common, "content-length": str(record.bytes)}, media_type=OCTETS)
+
+
+class _Streamed(StreamingResponse):
+    """Closes its source when the client goes away, not whenever the garbage collector comes by."""
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(_closable(self.body_iterator)):
+            await super().stream_response(send)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
@@ -74,22 +85,29 @@ def _wanted_range(headers: Headers, record: FileRecord, etag: str) -> ByteRange 
         ) from None
 
 
-async def _begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _begun(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Open the blob before the status is sent: one that cannot be read is an error answer, not a torn body."""
     first = await anext(chunks, b"")
 
-    async def rest() -> AsyncIterator[bytes]:
+    async def rest() -> AsyncGenerator[bytes, None]:
         yield first
-        async for chunk in chunks:
-            yield chunk
+        async with aclosing(_closable(chunks)):
+            async for chunk in chunks:
+                yield chunk
 
     return rest()
 
 
-async def _gzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _gzipped(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WBITS)
-    async for chunk in chunks:
-        compressed = await asyncio.to_thread(compressor.compress, chunk)
-        if compressed:
-            yield compressed
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            compressed = await asyncio.to_thread(compressor.compress, chunk)
+            if compressed:
+                yield compressed
     yield await asyncio.to_thread(compressor.flush)
+
+
+def _closable(chunks: object) -> AsyncGenerator[Any, None]:
+    """All of ours are generators; the types of the store and of Starlette say less."""
+    return cast("AsyncGenerator[Any, None]", chunks)

@@ -120,7 +120,9 @@ async def listening(app: FastAPI) -> AsyncIterator[str]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)  # a connection waits for the server instead of being refused
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", access_log=False))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=5)
+        )
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield f"http://127.0.0.1:{port}/v1"

@@ -13,6 +13,7 @@ from openai.types import FileObject
 from server.openai.content import disposition
 from server.settings import DAY_SECONDS, ServerSettings
 from server.tenants import Tenants
+from store import markers
 from store.settings import MIB, StoreSettings
 from tests.server.houses import House, HouseBuilder, form, line
 
@@ -311,3 +312,37 @@ async def test_a_tenant_sees_only_its_own_files(open_house: HouseBuilder) -> Non
         with pytest.raises(openai.BadRequestError) as caught:
             await theirs.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
         assert caught.value.param == "input_file_id"
+
+
+async def test_broken_json_on_line_47000_is_counted_and_located(house: House) -> None:
+    lines = [line(str(number)) for number in range(50_000)]
+    lines[46_999] = b'{"custom_id": "x", broken\n'
+    async with house.http() as http:
+        response = await http.post("/files", files=form(b"".join(lines)))
+    assert response.headers["x-nightbatch-line-errors"] == "1"
+    record = await house.store.files.get("default", response.json()["id"])
+    assert record is not None
+    assert record.summary is not None
+    assert [error.line for error in record.summary.errors] == [47_000]
+
+
+async def test_a_line_of_50_mb_is_an_error_of_that_line(house: House) -> None:
+    async with house.http() as http:
+        response = await http.post("/files", files=form(line("a") + b"x" * 50_000_000 + b"\n" + line("b")))
+    assert response.status_code == 200
+    record = await house.store.files.get("default", response.json()["id"])
+    assert record is not None
+    assert record.summary is not None
+    assert [(error.code, error.line) for error in record.summary.errors] == [("line_too_long", 2)]
+
+
+async def test_the_walk_of_an_upload_and_a_batch_passes_its_markers_in_order(house: House) -> None:
+    passed: list[str] = []
+    markers.install(passed.append)
+    try:
+        async with house.sdk() as client:
+            file = await client.files.create(file=line("a"), purpose="batch")
+            await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    finally:
+        markers.install(None)
+    assert passed == ["upload.received", "upload.indexed", "upload.committed", "batch.created"]
