@@ -26,6 +26,9 @@ TRACKER_ARGUMENT = "multiprocessing.resource_tracker"
 """Python's helper that unlinks shared memory once its users are gone. Killing it would leave the memory behind."""
 
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (named by the C library, nothing of ours is written there)
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessMark:
     pid: int
@@ -125,13 +128,18 @@ def end_orphans(folder: Path, environment_mark: str = "NIGHTBATCH_ENGINE") -> li
     if not folder.is_dir():
         return []
     found: dict[int, tuple[str, psutil.Process]] = {}
+    recorded: set[int] = set()
     for path in sorted(folder.glob("*.json")):
         record = read_record(path)
-        for process in alive(record.processes) if record else ():
-            found[process.pid] = (record.engine if record else path.stem, process)
+        if record is None:
+            continue
+        recorded.update(mark.pid for mark in record.processes)
+        for process in alive(record.processes):
+            found[process.pid] = (record.engine, process)
     for engine, process in _marked(folder, environment_mark):
         found.setdefault(process.pid, (engine, process))
     stubborn = {process.pid for process in end(process for _, process in found.values())}
+    remove_openmp_marks((recorded | found.keys()) - stubborn)
     sentences = []
     for engine in sorted({engine for engine, _ in found.values()}):
         pids = sorted(pid for pid, (name, _) in found.items() if name == engine)
@@ -142,6 +150,14 @@ def end_orphans(folder: Path, environment_mark: str = "NIGHTBATCH_ENGINE") -> li
     for path in folder.glob("*.json"):
         path.unlink(missing_ok=True)
     return sentences
+
+
+def remove_openmp_marks(pids: Iterable[int]) -> None:
+    """Intel's OpenMP registers each process in shared memory, and a killed one stays registered. For pids of ours."""
+    for pid in pids:
+        for path in SHARED_MEMORY.glob(f"__KMP_REGISTERED_LIB_{pid}_*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _same(mark: ProcessMark) -> psutil.Process | None:

@@ -24,8 +24,6 @@ class EngineDied(Exception):
 class Serves(Protocol):
     """What a host needs of an engine. `answer` and `stream` raise EngineDied and nothing else."""
 
-    model_id: str
-
     async def answer(self, endpoint: str, body: bytes) -> tuple[int, bytes]: ...
 
     async def stream(self, endpoint: str, body: bytes) -> tuple[int, bytes] | AsyncIterator[str]:
@@ -42,7 +40,7 @@ class Serves(Protocol):
 
 async def answer(serving: Serves, ask: Ask) -> Answer | Unavailable:
     try:
-        body = prepare_body(ask.body, model=serving.model_id, priority=ask.priority)
+        body = prepare_body(ask.body, model=ask.model, priority=ask.priority)
     except InvalidBody as error:
         return _refusal(ask, HTTPStatus.BAD_REQUEST, str(error))
     return _outcome(ask, *await serving.answer(ask.endpoint, body))
@@ -51,7 +49,7 @@ async def answer(serving: Serves, ask: Ask) -> Answer | Unavailable:
 async def stream(serving: Serves, ask: Ask) -> AsyncIterator[FromHost]:
     """Events and then an empty answer, or the refusal alone."""
     try:
-        body = prepare_body(ask.body, model=serving.model_id, priority=ask.priority, stream=True)
+        body = prepare_body(ask.body, model=ask.model, priority=ask.priority, stream=True)
     except InvalidBody as error:
         yield _refusal(ask, HTTPStatus.BAD_REQUEST, str(error))
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 OURS = {
@@ -81,15 +82,53 @@ def value_of(flags: Sequence[str], name: str) -> str | None:
     return found
 
 
-def check(engine_args: Mapping[str, Any] | Sequence[str], known: Collection[str] | None) -> None:
-    """Refuse what vLLM would not take. `known` holds vLLM's option strings; None checks only what is ours."""
-    flags = [flag for flag in to_flags(engine_args) if flag.startswith("-") and not _is_number(flag)]
-    for flag in flags:
+def adapters(flags: Sequence[str]) -> list[str]:
+    """Names of the LoRA adapters that the flags load: each is served as a model of its own."""
+    names: list[str] = []
+    for position, flag in enumerate(flags):
+        if not flag.startswith("--") or canonical(flag) != "lora-modules":
+            continue
+        inline = flag.partition("=")[2]
+        following = takewhile(lambda value: not value.startswith("--"), flags[position + 1 :])
+        names += [_adapter_name(value) for value in ([inline] if inline else following)]
+    return names
+
+
+def _adapter_name(value: str) -> str:
+    """`name=path`, or a JSON object with a `name`."""
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value.partition("=")[0]
+    return str(found["name"]) if isinstance(found, dict) and "name" in found else value
+
+
+def check_ours(engine_args: Mapping[str, Any] | Sequence[str]) -> None:
+    """Refuse what is not the engine's business."""
+    for flag in _options(to_flags(engine_args)):
         name = canonical(flag)
         if name in OURS:
             raise UnknownArgument(f"engine argument `{name}` cannot be set: {OURS[name]}")
-        if known is not None and not _is_known(flag, name, known):
+
+
+def settle(flags: Sequence[str], known: Mapping[str, bool]) -> list[str]:
+    """The flags as vLLM's parser takes them. `known` maps its option strings to whether each takes a value.
+
+    Refuses unknown ones by name. `--no-x` is left out where `x` is a plain switch that has no such form.
+    """
+    settled = list(flags)
+    for flag in _options(flags):
+        name = canonical(flag)
+        positive = "--" + name.removeprefix("no-")
+        if f"--{name}" not in known and name.startswith("no-") and known.get(positive) is False:
+            settled.remove(flag)
+        elif not _is_known(flag, name, known):
             raise UnknownArgument(f"vLLM has no engine argument `{name.replace('-', '_')}`{_closest(name, known)}")
+    return settled
+
+
+def _options(flags: Sequence[str]) -> list[str]:
+    return [flag for flag in flags if flag.startswith("-") and not _is_number(flag)]
 
 
 def _is_known(flag: str, name: str, known: Collection[str]) -> bool:

@@ -14,17 +14,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from engine import processes
 from engine.processes import EngineRecord, ProcessMark
-from engine.protocol import EngineResult, EngineStartError, EngineUnavailable, Usage
+from engine.protocol import EngineOverloaded, EngineRequest, EngineResult, EngineStartError, EngineUnavailable, Usage
 from engine.vllm import frames
 from engine.vllm.causes import LOG_TAIL_BYTES, one_line, root_cause
+from engine.vllm.watch import ENGINE_DEAD_EXIT_CODE
 
-HOST_MODULE = "engine.vllm.host"
+HOST_COMMAND = ("-m", "engine.vllm.host")
 LOG_BYTES_MAX = 32 * 1024 * 1024
 """A log above this is put aside (`<name>.log.1`) at the next start."""
 
@@ -62,14 +63,20 @@ class HostConnection:
 
     @classmethod
     async def open(
-        cls, launch: frames.Launch, *, folder: Path, environment: Mapping[str, str], seconds_max: float
+        cls,
+        launch: frames.Launch,
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        seconds_max: float,
+        command: Sequence[str] = HOST_COMMAND,
     ) -> HostConnection:
         """Start a host and wait until its engine is ready. Raises EngineStartError with the root cause."""
         log, log_start = await asyncio.to_thread(_open_log, folder, launch.engine)
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", HOST_MODULE, str(theirs.fileno()),
+                sys.executable, "-P", *command, str(theirs.fileno()),
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=dict(environment),
                 pass_fds=(theirs.fileno(),), start_new_session=True,
             )  # fmt: skip
@@ -130,6 +137,7 @@ class HostConnection:
                 await asyncio.to_thread(self._write_record)
             case frames.Ready():
                 self.ready = frame
+                self._log_start = await asyncio.to_thread(lambda: self.log_path.stat().st_size)
                 self._told.set()
             case frames.Failed():
                 self._failed = frame
@@ -158,13 +166,13 @@ class HostConnection:
     def _unavailable(self) -> EngineUnavailable:
         return EngineUnavailable(f"engine {self.engine}: {self.reason}", died=not self._stopping)
 
-    async def ask(self, endpoint: str, body: bytes, priority: int) -> EngineResult:
+    async def ask(self, request: EngineRequest) -> EngineResult:
         no = next(self._numbers)
         waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._track_start()
         self._replies[no] = waiting
         try:
-            await self._write(frames.Ask(no, endpoint, body, priority))
+            await self._write(_ask(no, request))
             return _to_result(await waiting)
         except asyncio.CancelledError:
             self._cancel(no)
@@ -172,7 +180,7 @@ class HostConnection:
         finally:
             self._replies.pop(no, None)
 
-    async def stream(self, endpoint: str, body: bytes, priority: int) -> AsyncIterator[bytes | EngineResult]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[bytes | EngineResult]:
         """Events as bytes; a refusal is the one EngineResult, in place of all events."""
         no = next(self._numbers)
         queue: asyncio.Queue[frames.Event | Reply | None] = asyncio.Queue()
@@ -180,7 +188,7 @@ class HostConnection:
         self._streams[no] = queue
         ended = False
         try:
-            await self._write(frames.Ask(no, endpoint, body, priority, True))
+            await self._write(_ask(no, request, stream=True))
             while not ended:
                 frame = await queue.get()
                 if isinstance(frame, frames.Event):
@@ -248,6 +256,8 @@ class HostConnection:
             await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
         await asyncio.to_thread(self._end_leftovers)
         await self._process.wait()
+        if not self._stopping and not reason:
+            self.reason = await asyncio.to_thread(self._death_cause)
         if self._writer is not None:
             self._writer.close()
         if self._reading is not None:
@@ -261,9 +271,20 @@ class HostConnection:
         if self._process.returncode is None:
             living.extend(processes.alive(processes.tree_of(self._process.pid, "host")))
         processes.end(living, KILL_SECONDS)
+        processes.remove_openmp_marks({mark.pid for mark in self._marks} | {process.pid for process in living})
 
     def _write_record(self) -> None:
         processes.write_record(self._folder, EngineRecord(self.engine, os.getpid(), self._marks))
+
+    def _death_cause(self) -> str:
+        """Why a ready engine ended: what its processes said last, else how the host ended."""
+        return root_cause(self.log_tail()) or f"the engine process {self._ending()}"
+
+    def _ending(self) -> str:
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"was killed by signal {-code}"
+        return "lost its engine" if code == ENGINE_DEAD_EXIT_CODE else f"ended with exit code {code}"
 
     def _start_cause(self) -> str:
         failed = self._failed
@@ -271,9 +292,7 @@ class HostConnection:
             return failed.reason
         cause = root_cause(self.log_tail())
         if cause is None:
-            code = self._process.returncode
-            ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-            cause = failed.reason if failed is not None else f"the engine process {ended}"
+            cause = failed.reason if failed is not None else f"the engine process {self._ending()}"
         return one_line(f"{cause} (see {self.log_path})")
 
     def log_tail(self) -> str:
@@ -297,6 +316,10 @@ def _open_log(folder: Path, engine: str) -> tuple[BinaryIO, int]:
     return log, log.tell()
 
 
+def _ask(no: int, request: EngineRequest, *, stream: bool = False) -> frames.Ask:
+    return frames.Ask(no, request.model, request.endpoint, request.body, request.priority, stream)
+
+
 def _to_result(reply: Reply) -> EngineResult:
     match reply:
         case frames.Answer():
@@ -309,6 +332,4 @@ def _to_result(reply: Reply) -> EngineResult:
 
 
 def _refused(reply: frames.Unavailable) -> Exception:
-    from engine.protocol import EngineOverloaded
-
     return EngineOverloaded(reply.reason) if reply.overloaded else EngineUnavailable(reply.reason)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from engine import embedded
+from engine.answers import error_result
 from engine.protocol import (
     GENERATE_ENDPOINTS,
     EngineLimits,
@@ -26,8 +27,8 @@ from engine.protocol import (
     StreamRejected,
 )
 from engine.vllm import launch, source
-from engine.vllm.arguments import UnknownArgument, check
-from engine.vllm.connection import HostConnection
+from engine.vllm.arguments import UnknownArgument, adapters, check_ours, to_flags
+from engine.vllm.connection import HOST_COMMAND, HostConnection
 from engine.vllm.frames import Launch, Ready
 from engine.vllm.pace import silence_seconds_max
 from engine.vllm.source import ModelSource, SourceError
@@ -50,6 +51,10 @@ def _log_progress(engine: str, share: float, what: str) -> None:
     log.info("engine %s: preparing the model: %s (%.0f %%)", engine, what, share * 100)
 
 
+def _unknown_model(model: str) -> EngineResult:
+    return error_result(404, f"The model `{model}` does not exist.", code="model_not_found", param="model")
+
+
 class VllmEngine:
     """One model on one host process. `start` may be called again after a death or a stop."""
 
@@ -60,13 +65,16 @@ class VllmEngine:
         folder: Path,
         now: Callable[[], float] = time.time,
         progress: Callable[[str, float, str], None] = _log_progress,
+        host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         """`folder` is the data folder's `engines`. `progress` hears, on a thread, how far preparing a default model is:
         the engine's name, the share done, what is being done."""
         self._spec = spec
         self._folder = folder
         self._now = now
+        self._served = (spec.model_id, *adapters(to_flags(spec.engine_args)))
         self._progress = progress
+        self._host_command = host_command
         self._callbacks: list[Callable[[], None]] = []
         self._source: ModelSource | None = None
         self._source_error: str | None = None
@@ -83,7 +91,7 @@ class VllmEngine:
         return self._spec.name
 
     def models(self) -> Sequence[ModelInfo]:
-        """Empty as long as a hub id has never been downloaded: its revision is not known."""
+        """The model and its adapters. Empty as long as a hub id has never been downloaded: it has no revision yet."""
         found = self._source
         if found is None or found.revision is None:
             return ()
@@ -92,7 +100,9 @@ class VllmEngine:
         context = source.context_tokens(found.config)
         if self._facts is not None:
             endpoints, context = frozenset(self._facts.endpoints), self._facts.context_tokens_max
-        return (ModelInfo(self._spec.model_id, found.revision, kind, endpoints, context, found.created_at),)
+        return tuple(
+            ModelInfo(model, found.revision, kind, endpoints, context, found.created_at) for model in self._served
+        )
 
     def limits(self) -> EngineLimits:
         facts = self._facts
@@ -119,16 +129,17 @@ class VllmEngine:
         """Returns when the engine is ready; raises EngineStartError with the root cause in one line."""
         if self._status.state is EngineState.READY:
             return
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._start(), name=f"start {self.name}")
-            self._starting.add_done_callback(self._started)
+        starting = self._starting
+        if starting is None:
+            starting = self._starting = asyncio.create_task(self._start(), name=f"start {self.name}")
+            starting.add_done_callback(self._started)
         try:
-            await asyncio.shield(self._starting)
+            await asyncio.shield(starting)
         except asyncio.CancelledError:
-            if self._starting is None or not self._starting.cancelled():
-                await self._abandon_start()
-                raise
-            raise EngineStartError(f"engine {self.name} was stopped while it started") from None
+            if starting.cancelled():
+                raise EngineStartError(f"engine {self.name} was stopped while it started") from None
+            await self._abandon_start()
+            raise
 
     def _started(self, task: asyncio.Task[None]) -> None:
         self._starting = None
@@ -162,7 +173,7 @@ class VllmEngine:
             raise EngineStartError(self._source_error or f"{self._spec.source}: no such model")
         spec, local = self._spec, self._source.local
         try:
-            check(spec.engine_args, None)
+            check_ours(spec.engine_args)
         except UnknownArgument as error:
             raise EngineStartError(str(error)) from None
         flags = launch.flags(spec, spec.kind or source.kind_of(self._source.config))
@@ -170,7 +181,11 @@ class VllmEngine:
         model = str(await self._prepared(self._source)) if local else spec.source
         order = Launch(spec.name, spec.model_id, model, flags)
         return await HostConnection.open(
-            order, folder=self._folder, environment=environment, seconds_max=spec.start_seconds_max
+            order,
+            folder=self._folder,
+            environment=environment,
+            seconds_max=spec.start_seconds_max,
+            command=self._host_command,
         )
 
     async def _prepared(self, found: ModelSource) -> Path:
@@ -205,6 +220,7 @@ class VllmEngine:
             self._connection = None
             self._set(EngineState.STOPPED, reason=connection.reason)
             await connection.kill()
+            self._set(EngineState.STOPPED, reason=connection.reason)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
         await self._abandon_start()
@@ -219,18 +235,22 @@ class VllmEngine:
 
     async def generate(self, request: EngineRequest) -> EngineResult:
         connection = self._ready(request)
+        if request.model not in self._served:
+            return _unknown_model(request.model)
         self._inflight += request.sub_requests
         try:
-            return await connection.ask(request.endpoint, request.body, request.priority)
+            return await connection.ask(request)
         finally:
             self._inflight -= request.sub_requests
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[bytes]:
         connection = self._ready(request)
+        if request.model not in self._served:
+            raise StreamRejected(_unknown_model(request.model))
         self._inflight += request.sub_requests
-        events = connection.stream(request.endpoint, request.body, request.priority)
+        events = connection.stream(request)
         try:
-            async with contextlib.aclosing(events):  # type: ignore[type-var]
+            async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, EngineResult):
                         raise StreamRejected(event)

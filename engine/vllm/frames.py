@@ -28,7 +28,10 @@ class Launch(msgspec.Struct, tag="launch", array_like=True):
 
 
 class Ask(msgspec.Struct, tag="ask", array_like=True):
+    """`model` is the served model or one of its adapters; `no` is unique for the life of the host."""
+
     no: int
+    model: str
     endpoint: str
     body: bytes
     priority: int

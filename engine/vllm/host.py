@@ -11,20 +11,26 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
-from typing import Any
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeAlias
+
+import msgspec
 
 from engine import processes
 from engine.vllm import answering, frames
 from engine.vllm.answering import EngineDied, Serves
-from engine.vllm.watch import die_with_server, end_now
+from engine.vllm.watch import ENGINE_DEAD_EXIT_CODE, die_with_server, end_now, remember
 
 PULSE_SECONDS = 0.5
 WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 """Above this an answer waits for the server to read before it is written."""
 
 CANCEL_SECONDS = 2.0
-ENGINE_DEAD_EXIT_CODE = 72
+
+OpenServing: TypeAlias = Callable[[frames.Launch], AbstractAsyncContextManager[tuple[Serves, frames.Ready]]]
+"""Builds the engine and ends it. It may block the event loop."""
 
 
 class Host:
@@ -37,7 +43,7 @@ class Host:
         self._died = asyncio.Event()
 
     async def run(self, reader: asyncio.StreamReader) -> bool:
-        """Until the server says stop or is gone (True), or the engine dies (False)."""
+        """Until the server says stop (True), or the engine dies (False)."""
         pulse = asyncio.create_task(self._pulse())
         died = asyncio.create_task(self._died.wait())
         serve = asyncio.create_task(self._serve(reader))
@@ -63,6 +69,7 @@ class Host:
                 case frames.Stop(drain_seconds):
                     await self._drain(drain_seconds)
                     return
+        await asyncio.Event().wait()  # the server is gone without a word: the watch ends this process
 
     def _start(self, no: int, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -101,10 +108,15 @@ class Host:
             if self._serving.dead:
                 self._died.set()
                 return
-            await self._send(self._serving.pulse())
+            await self._send(self._serving.pulse() if self._tasks else idle(self._serving.pulse()))
 
     async def _send(self, frame: frames.FromHost) -> None:
         await send(self._writer, frame)
+
+
+def idle(pulse: frames.Pulse) -> frames.Pulse:
+    """vLLM's figures are those of its last step, which had something to do: nothing is asked now."""
+    return msgspec.structs.replace(pulse, running=0, waiting=0, kv_use=0.0)
 
 
 async def send(writer: asyncio.StreamWriter, frame: frames.FromHost) -> None:
@@ -119,27 +131,27 @@ async def send(writer: asyncio.StreamWriter, frame: frames.FromHost) -> None:
 
 async def report_processes(writer: asyncio.StreamWriter) -> None:
     marks = await asyncio.to_thread(processes.tree_of, os.getpid(), "host")
+    remember(mark.pid for mark in marks)
     await send(writer, frames.Processes([(mark.pid, mark.started_at, mark.what) for mark in marks]))
 
 
-async def main(fd: int) -> int:
+async def main(fd: int, open_serving: OpenServing) -> int:
+    """Serve on the inherited socket until the server or the engine is gone; returns the exit code."""
     reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fd))
     launch = await frames.read_to_host(reader)
     if not isinstance(launch, frames.Launch):
         return 0
     try:
-        from engine.vllm.serving import open_serving
-
         async with open_serving(launch) as (serving, facts):
             await report_processes(writer)
             await send(writer, facts)
             orderly = await Host(writer, serving).run(reader)
             if not orderly:
                 await send(writer, frames.Failed("the engine died", exact=False))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever it was is the cause of the failed start)
+        traceback.print_exc()
         await send(writer, frames.Failed(*_cause(error)))
         orderly = False
-        raise
     finally:
         await _flush(writer)
     return 0 if orderly else ENGINE_DEAD_EXIT_CODE
@@ -147,10 +159,12 @@ async def main(fd: int) -> int:
 
 def _cause(error: Exception) -> tuple[str, bool]:
     """One line, and whether it is the root: what happened in a child stands only in the log."""
-    from engine.vllm.causes import is_generic, one_line
+    from engine.vllm.causes import is_generic, one_line, root_cause
 
-    line = one_line(f"{type(error).__name__}: {error}")
-    return line, not is_generic(line)
+    if type(error).__module__.startswith("engine."):
+        return one_line(str(error)), True
+    text = f"{type(error).__name__}: {error}"
+    return root_cause(text) or one_line(text), not is_generic(text)
 
 
 async def _flush(writer: asyncio.StreamWriter) -> None:
@@ -160,14 +174,27 @@ async def _flush(writer: asyncio.StreamWriter) -> None:
         return
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def run_host(open_serving: OpenServing) -> None:
+    """The life of a host process: the watch on the server first, then the engine."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business
     die_with_server(0)
     exit_code = ENGINE_DEAD_EXIT_CODE
     try:
-        exit_code = asyncio.run(main(int(sys.argv[1])))
+        exit_code = asyncio.run(main(int(sys.argv[1]), open_serving))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         if exit_code:
             end_now(exit_code)
+
+
+@asynccontextmanager
+async def _open_vllm(launch: frames.Launch) -> AsyncIterator[tuple[Serves, frames.Ready]]:
+    from engine.vllm.serving import open_serving
+
+    async with open_serving(launch) as opened:
+        yield opened
+
+
+if __name__ == "__main__":
+    run_host(_open_vllm)

@@ -12,6 +12,8 @@ import multiprocessing.connection
 import os
 import threading
 
+from engine.processes import remove_openmp_marks
+
 ENGINE_MARK = "NIGHTBATCH_ENGINE"
 """Set by the server for the host and inherited by its children: `<data folder>/engines:<engine name>`."""
 
@@ -33,5 +35,7 @@ def register() -> None:
 def _end_with(sentinel: int) -> None:
     """End this process at once when its parent does. No clean-up: shared memory belongs to multiprocessing's resource
     tracker, which removes it when the last holder of its pipe is gone."""
+    parent = os.getppid()
     multiprocessing.connection.wait([sentinel])
+    remove_openmp_marks([os.getpid(), parent])
     os._exit(ORPHANED_EXIT_CODE)

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
 from engine.vllm.answering import EngineDied
+from engine.vllm.arguments import settle
 from engine.vllm.exposition import engine_metrics
 from engine.vllm.frames import Launch, Pulse, Ready
 from engine.vllm.pace import Pace
@@ -70,20 +71,24 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
 
 
 def parse_flags(flags: list[str]) -> Namespace:
+    """vLLM's own parsing; raises UnknownArgument and ArgumentRefused."""
     parser = make_arg_parser(_Parser(prog="engine_args"))
-    arguments: Namespace = parser.parse_args(flags)
+    arguments: Namespace = parser.parse_args(settle(flags, option_strings(parser)))
     validate_parsed_serve_args(arguments)
     return arguments
 
 
-def known_flags() -> dict[str, bool]:
-    """Every option string of vLLM's server -> whether it takes a value."""
-    parser = make_arg_parser(_Parser(prog="engine_args"))
+def option_strings(parser: _Parser) -> dict[str, bool]:
+    """Every option string -> whether it takes a value."""
     return {
-        option: action.nargs != 0 and type(action).__name__ != "BooleanOptionalAction"
-        for action in parser._actions
+        option: action.nargs != 0
+        for action in parser._actions  # argparse has no public way to list them
         for option in action.option_strings
     }
+
+
+def known_options() -> dict[str, bool]:
+    return option_strings(make_arg_parser(_Parser(prog="engine_args")))
 
 
 class _Steps(StatLoggerBase):  # type: ignore[misc]
@@ -109,7 +114,7 @@ class Serving:
     """One engine, ready to answer (`answering.Serves`)."""
 
     def __init__(self, engine: AsyncLLM, state: State, pace: Pace, launch: Launch) -> None:
-        self.model_id = launch.model_id
+        self._model_id = launch.model_id
         self._engine_name = launch.engine
         self._engine = engine
         self._pace = pace
@@ -156,7 +161,7 @@ class Serving:
         """vLLM's own response object, or an ErrorResponse for whatever it raised."""
         handler = self._handlers.get(endpoint)
         if handler is None:
-            return create_error_response(f"The model {self.model_id} does not serve {endpoint}.", param="model")
+            return create_error_response(f"The model {self._model_id} does not serve {endpoint}.", param="model")
         try:
             return await handler(self._requests[endpoint].validate_json(body), None)
         except ValidationError as error:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 
 import psutil
 
 from engine import processes
 
 SERVER_GONE_EXIT_CODE = 71
+ENGINE_DEAD_EXIT_CODE = 72
 READ_BYTES = 4096
 CHILDREN_SECONDS = 2.0
 
@@ -28,6 +30,14 @@ def _watch(fd: int) -> None:
     end_now(SERVER_GONE_EXIT_CODE)
 
 
+_started: set[int] = set()
+
+
+def remember(pids: Iterable[int]) -> None:
+    """Children whose traces in shared memory are to be removed at the end, should they be gone by then."""
+    _started.update(pids)
+
+
 def end_now(exit_code: int) -> None:
     """Kill what this process started, but for resource trackers (they unlink the shared memory once its users are
     gone), and leave without clean-up of its own."""
@@ -36,4 +46,5 @@ def end_now(exit_code: int) -> None:
     for process in workers:
         processes.kill(process)
     psutil.wait_procs(workers, timeout=CHILDREN_SECONDS)
+    processes.remove_openmp_marks({os.getpid(), *_started, *(process.pid for process in below)})
     os._exit(exit_code)
