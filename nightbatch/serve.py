@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 2
 BACKLOG_CONNECTIONS_MAX = 2048
+CLOSE_SECONDS_MAX = 5
+"""How long open connections (a slow upload, a stream) hold up the end of a stopping server."""
 
 
 class _Listener(uvicorn.Server):
@@ -91,7 +93,14 @@ async def _serve(config: Config, listening: socket.socket, environment: Mapping[
 
 async def _run(house: House, listening: socket.socket, *, drain_seconds: float) -> int:
     listener = _Listener(
-        uvicorn.Config(house.app, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG_CONNECTIONS_MAX)
+        uvicorn.Config(
+            house.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            backlog=BACKLOG_CONNECTIONS_MAX,
+            timeout_graceful_shutdown=CLOSE_SECONDS_MAX,
+        )
     )
     stop_asked = _on_signals()
     house.registry.on_change(EngineNarrator(house.registry, time.time).look)

@@ -3,7 +3,6 @@ nothing behind."""
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import Counter
@@ -66,8 +65,8 @@ def _engine_processes(server: ServerProcess) -> list[psutil.Process]:
     return found
 
 
-def _shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm"))
+def _shared_memory() -> set[Path]:
+    return set(Path("/dev/shm").iterdir())
 
 
 def _with_32_in_flight(server: ServerProcess, client: openai.OpenAI, batch_id: str, beyond: int) -> Batch:
@@ -83,7 +82,7 @@ def _with_32_in_flight(server: ServerProcess, client: openai.OpenAI, batch_id: s
         time.sleep(0.1)
 
 
-def _nothing_is_left(server: ServerProcess, shared_before: set[str]) -> None:
+def _nothing_is_left(server: ServerProcess, shared_before: set[Path]) -> None:
     deadline = time.monotonic() + GONE_SECONDS_MAX
     while (left := _engine_processes(server)) or _shared_memory() - shared_before:
         assert time.monotonic() < deadline, f"left after {GONE_SECONDS_MAX:.0f} s: {left} {_shared_memory()}"
