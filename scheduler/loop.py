@@ -111,7 +111,7 @@ class Scheduler:
                 asyncio.create_task(self._every(settings.renew_seconds, self._keeper.renew), name="renew"),
                 asyncio.create_task(self._every(settings.report_seconds, self._report), name="report"),
                 asyncio.create_task(self._every(settings.disk_check_seconds, self._measure_disk), name="disk"),
-                asyncio.create_task(self._every(settings.reap_seconds, self._reaper.reap), name="reap"),
+                asyncio.create_task(self._every(settings.reap_seconds, self._reaper.reap, at_once=True), name="reap"),
             ]
             await self._stop.wait()
         finally:
@@ -137,13 +137,15 @@ class Scheduler:
         await self._recorder.close()
         self._ended.set()
 
-    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]]) -> None:
-        while True:
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
+        if not at_once:
             await asyncio.sleep(seconds)
+        while True:
             try:
                 await step()
             except Exception:
                 log.exception("%s ended unexpectedly; it is tried again", getattr(step, "__qualname__", step))
+            await asyncio.sleep(seconds)
 
     async def _tick_forever(self) -> None:
         while True:
