@@ -81,7 +81,7 @@ class Report:
 Measure = Callable[[Options, Callable[[str], None]], Report]
 """Gets the options and a function that tells the person waiting what happens now."""
 
-AddArguments = Callable[[argparse.ArgumentParser], None]
+AddArguments = Callable[[argparse.ArgumentParser], object]
 
 
 def split_engine_args(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

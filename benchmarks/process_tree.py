@@ -24,6 +24,7 @@ class TreeSampler:
         self._root = psutil.Process(pid)
         self._sample_seconds = sample_seconds
         self._stopped = threading.Event()
+        self._sampling = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="tree-sampler", daemon=True)
         self._cpu_seconds: dict[ProcessKey, float] = {}
         self._cpu_seconds_before: dict[ProcessKey, float] = {}
@@ -55,12 +56,19 @@ class TreeSampler:
 
     def _loop(self) -> None:
         while not self._stopped.wait(self._sample_seconds):
-            self._sample()
+            with self._sampling:
+                self._sample()
 
     def start(self) -> None:
         self.rss_start_bytes = self._sample()
-        self._cpu_seconds_before = dict(self._cpu_seconds)
+        self.count_cpu_from_here()
         self._thread.start()
+
+    def count_cpu_from_here(self) -> None:
+        """Forget the CPU seconds used so far; memory still counts from `start`."""
+        with self._sampling:
+            self._sample()
+            self._cpu_seconds_before = dict(self._cpu_seconds)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -69,7 +77,7 @@ class TreeSampler:
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds of CPU since `start`, of every process seen."""
+        """Seconds of CPU since `start` or `count_cpu_from_here`, of every process seen."""
         return sum(seconds - self._cpu_seconds_before.get(key, 0.0) for key, seconds in self._cpu_seconds.items())
 
     @property
