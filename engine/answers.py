@@ -170,7 +170,7 @@ def shape_error(status_code: int, body: bytes, endpoint: str = "") -> EngineResu
         code = None
     lowered = message.lower()
     if code is None and status_code == HTTPStatus.BAD_REQUEST and any(mark in lowered for mark in _CONTEXT_MARKS):
-        code, param = "context_length_exceeded", param or _PROMPT_PARAMS.get(endpoint)
+        code, param = "context_length_exceeded", _PROMPT_PARAMS.get(endpoint, param)
     elif code is None and status_code == HTTPStatus.NOT_FOUND and "model" in lowered:
         code, param = "model_not_found", param or "model"
     return error_result(status_code, message, code=code, param=_text(param))
