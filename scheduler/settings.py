@@ -29,7 +29,6 @@ class SchedulerSettings:
 
     lease_seconds: float = 30.0
     """A holder that could not renew for half of this stops appending; at the end of it another may take over."""
-    renew_seconds: float = 5.0
     report_seconds: float = 1.0
     sole_scheduler: bool = False
     """The data folder is locked for this process and it runs one scheduler: leases found at the start are those of a
@@ -53,6 +52,8 @@ class SchedulerSettings:
     retry_seconds_min: float = 0.1
     retry_seconds_max: float = 30.0
     """Bounds of every back-off: of a line after 5xx, of an engine after a refusal, of a batch after a failure."""
+    isolation_patience_seconds: float = 300.0
+    """Time that suspects of an engine's deaths wait for that engine before they run apart on another one."""
 
     intakes_max: int = 2
     finalizes_max: int = 2
@@ -76,13 +77,13 @@ class SchedulerSettings:
                 continue
             if value <= 0:
                 raise ValueError(f"scheduler setting {item.name} must be above 0, not {value}")
-        if self.renew_seconds > self.lease_seconds / 4:
-            raise ValueError(
-                f"renew_seconds ({self.renew_seconds:g}) must be at most a quarter of lease_seconds "
-                f"({self.lease_seconds:g}), or one slow renewal loses every lease"
-            )
         if self.retry_seconds_min > self.retry_seconds_max:
             raise ValueError("retry_seconds_min must not be above retry_seconds_max")
+
+    @property
+    def renew_seconds(self) -> float:
+        """Three renewals in a row may fail before the fence comes down."""
+        return self.lease_seconds / 8
 
     @property
     def fence_seconds(self) -> float:

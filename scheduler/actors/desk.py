@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from engine.protocol import Engine, EngineLimits, EngineState
+from engine.protocol import Engine, EngineLimits
 from scheduler import metrics
 from scheduler.actors.held import Line
 from scheduler.policy.packer import Budget, Inflight, budget_of, fits
 from scheduler.settings import SchedulerSettings
-
-GONE_STATES = frozenset({EngineState.DOWN, EngineState.STOPPED})
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +22,8 @@ class Isolation:
     groups: deque[list[Line]] = field(default_factory=deque)
     waiting: deque[Line] = field(default_factory=deque)
     running: bool = False
+    gone_since: float | None = None
+    """Monotonic time since when the engine has not been ready."""
 
     @property
     def is_over(self) -> bool:

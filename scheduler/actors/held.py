@@ -67,6 +67,7 @@ class HeldShard:
     leaving: bool = False
     """It is being given back: none of its lines starts, and what cannot be written at once is forgotten."""
 
+    sealing: bool = False
     reported: int = -1
 
     @property

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from engine.protocol import EngineState
-from scheduler.actors.desk import GONE_STATES, Desk, Isolation
+from scheduler.actors.desk import Desk, Isolation
 from scheduler.actors.held import Line
 
 
@@ -27,18 +27,29 @@ def died(desk: Desk, groups: Sequence[list[Line]]) -> None:
         isolation.groups.appendleft(group)
 
 
-def advance(desk: Desk, others: Iterable[Desk], start: Callable[[Line, Desk], None]) -> None:
+def advance(
+    desk: Desk,
+    others: Callable[[], Iterable[Desk]],
+    start: Callable[[Line, Desk], None],
+    *,
+    now: float,
+    patience_seconds: float,
+) -> None:
     """Start what may start: a group when the engine is empty, more lines of the running group as they fit.
 
-    Ends the isolation when nothing is left of it. The groups move to another engine only when theirs is gone for long:
-    a death is likely, and should not visit one engine after another.
+    Ends the isolation when nothing is left of it. The groups move to another engine only when theirs has been gone for
+    `patience_seconds`: a death is likely, and should not visit one engine after another.
     """
     isolation = desk.isolation
     if isolation is None:
         return
-    state = desk.engine.status().state
-    if state in GONE_STATES and desk.inflight.lines == 0:
-        _move(desk, others)
+    is_ready = desk.engine.status().state is EngineState.READY
+    if is_ready:
+        isolation.gone_since = None
+    elif isolation.gone_since is None:
+        isolation.gone_since = now
+    elif now - isolation.gone_since >= patience_seconds and desk.inflight.lines == 0:
+        _move(desk, others())
         return
     if desk.inflight.lines == 0 and not isolation.waiting:
         isolation.running = False
@@ -49,7 +60,7 @@ def advance(desk: Desk, others: Iterable[Desk], start: Callable[[Line, Desk], No
         if isolation.is_over:
             desk.isolation = None
             return
-    if state is not EngineState.READY:
+    if not is_ready:
         return
     while isolation.waiting and desk.has_room(isolation.waiting[0]):
         line = isolation.waiting.popleft()

@@ -76,7 +76,6 @@ class Keeper:
             self._spawn(self._give_back(shard))
             return
         self._dispatcher.add(shard)
-        self._dispatcher.pump()
         self._recorder.check(shard)
 
     def _context(self, key: ModelKey) -> int | None:

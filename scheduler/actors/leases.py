@@ -106,7 +106,10 @@ class Leases:
             raise
 
     async def renew(self) -> list[HeldShard]:
-        """Renew every lease with one UPDATE; the shards that are not ours any more."""
+        """Renew every lease with one UPDATE; the shards that are not ours any more.
+
+        One that is being sealed or given back may have left us by its own doing.
+        """
         shards = list(self.held.values())
         if not shards:
             return []
@@ -115,7 +118,8 @@ class Leases:
         for shard in shards:
             if shard.place in ours:
                 shard.confirmed_at = asked_at
-        return [shard for shard in shards if shard.place not in ours and not shard.dropped]
+        lost = [shard for shard in shards if shard.place not in ours]
+        return [shard for shard in lost if not shard.is_gone and not shard.sealing]
 
     async def report(self) -> None:
         """Show the progress of what has moved since the last report."""

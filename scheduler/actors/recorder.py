@@ -152,6 +152,7 @@ class Recorder:
         metrics.TOKENS.labels("output").inc(sum(result.usage.output_tokens for result in group))
 
     async def _seal(self, shard: HeldShard) -> None:
+        shard.sealing = True
         if not await self._store.work.seal(shard.lease, shard.progress()):
             raise StaleLease("the shard was taken over before it could be sealed")
         reach("shard.sealed")

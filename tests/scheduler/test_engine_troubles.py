@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import random
 
+from engine.backoff import BackoffPolicy
 from engine.protocol import EngineOverloaded, EngineRequest, EngineResult, EngineState, EngineUnavailable
+from engine.simulated.engine import SimulatedEngine
+from engine.simulated.faults import SimulatedFaults
+from engine.simulated.profiles import CPU_135M, simulated_model
+from engine.supervisor import Supervised
 from store import BatchStatus, markers
 from tests.scheduler.world import TestEngine, World, chat, chats, echo, registry_of, running
 
@@ -138,7 +143,7 @@ async def test_an_engine_that_is_gone_for_long_hands_its_suspects_to_another(wor
     second.change(EngineState.DOWN)
     first.hold()
     batch = await world.batch(chats(8))
-    async with running(world.scheduler()):
+    async with running(world.scheduler(isolation_patience_seconds=0.01)):
         for _ in range(2):
             await world.until(batch, lambda _: first.inflight == 8)
             first.die()
@@ -148,3 +153,20 @@ async def test_an_engine_that_is_gone_for_long_hands_its_suspects_to_another(wor
         second.change(EngineState.READY)
         ended = await world.ended(batch)
     assert (ended.counts.completed, ended.counts.failed) == (8, 0)
+
+
+async def test_a_supervised_engine_that_poison_kills_comes_back_and_the_rest_completes(world: World) -> None:
+    simulated = SimulatedEngine(
+        "sim", CPU_135M, models=[simulated_model("smol", CPU_135M)], faults=SimulatedFaults(poison=b"poison")
+    )
+    policy = BackoffPolicy(first_seconds=0.001, longest_seconds=0.01)
+    engine = Supervised(simulated, policy, poll_seconds=0.01)
+    world.registry = registry_of(engine)
+    await engine.start()
+    batch = await world.batch([*chats(30), chat("bad", "poison"), *[chat(f"more-{no}", f"m {no}") for no in range(30)]])
+    async with running(world.scheduler()):
+        ended = await world.ended(batch)
+    await engine.stop()
+    _, errors = await world.results(ended)
+    assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [("bad", "engine_crashed")]
+    assert ended.counts.completed == 60

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engine.protocol import EngineResult, EngineState
@@ -9,7 +11,7 @@ from engine.simulated.engine import SimulatedEngine
 from engine.simulated.profiles import CPU_135M, simulated_model
 from scheduler import SchedulerSettings
 from store import BatchStatus, markers
-from tests.scheduler.world import SETTINGS, TestEngine, World, a_model, chat, chats, registry_of, running
+from tests.scheduler.world import SETTINGS, TestEngine, World, a_model, chat, chats, poll, registry_of, running
 
 
 async def test_a_batch_completes_with_every_line_in_input_order(world: World, engine: TestEngine) -> None:
@@ -17,6 +19,7 @@ async def test_a_batch_completes_with_every_line_in_input_order(world: World, en
     batch = await world.batch(chats(100))
     async with running(world.scheduler()):
         ended = await world.ended(batch)
+        await poll(lambda: _is_gone(world.store.order_path(batch.id).parent))
     output, errors = await world.results(ended)
     assert ended.status is BatchStatus.COMPLETED
     assert [line["custom_id"] for line in output] == [f"row-{no}" for no in range(100)]
@@ -26,7 +29,10 @@ async def test_a_batch_completes_with_every_line_in_input_order(world: World, en
     assert (ended.usage.input_tokens, ended.usage.cached_tokens, ended.usage.output_tokens) == (300, 100, 200)
     assert engine.inflight_max == 32
     assert len(engine.asked) == 100
-    assert not world.store.order_path(batch.id).parent.exists()
+
+
+async def _is_gone(folder: Path) -> bool:
+    return not folder.exists()
 
 
 async def test_the_simulated_engine_answers_a_batch_of_mixed_lines(world: World) -> None:
@@ -160,6 +166,7 @@ async def test_many_small_batches_all_end(world: World) -> None:
     assert [batch.counts.completed for batch in ended] == [no % 5 + 1 for no in range(30)]
 
 
-def test_a_setting_that_loses_every_lease_is_refused() -> None:
-    with pytest.raises(ValueError, match="renew_seconds"):
-        SchedulerSettings(lease_seconds=4, renew_seconds=2)
+@pytest.mark.parametrize("name", ["shard_lines_max", "lease_seconds", "append_interval_ms", "retry_seconds_min"])
+def test_a_limit_of_nothing_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        SchedulerSettings(**{name: 0})

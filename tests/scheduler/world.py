@@ -31,7 +31,6 @@ SETTINGS = SchedulerSettings(
     tick_seconds=0.05,
     shard_lines_max=16,
     lease_seconds=4.0,
-    renew_seconds=0.5,
     report_seconds=0.1,
     append_interval_ms=5.0,
     retry_seconds_min=0.01,

@@ -1,0 +1,115 @@
+"""What the end of a request means for its line: a result, another try, or a verdict about a death."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from engine.protocol import EngineOverloaded, EngineResult, Usage
+from scheduler import metrics
+from scheduler.actors import isolation
+from scheduler.actors.desk import Desk
+from scheduler.actors.held import HeldShard, Line
+from scheduler.actors.waiting import Waiting
+from scheduler.facts import result_lines
+from scheduler.policy.blame import BlameLedger
+from scheduler.settings import SchedulerSettings
+from store.records import LineResult, TokenUsage
+
+log = logging.getLogger(__name__)
+
+Record = Callable[[HeldShard, LineResult], None]
+
+
+class Outcomes:
+    def __init__(
+        self, waiting: Waiting, settings: SchedulerSettings, *, record: Record, monotonic: Callable[[], float]
+    ) -> None:
+        self._waiting = waiting
+        self._settings = settings
+        self._record = record
+        self._monotonic = monotonic
+        self._ledger: BlameLedger[tuple[str, int]] = BlameLedger()
+
+    def answered(self, line: Line, desk: Desk, result: EngineResult) -> None:
+        desk.answered()
+        if result.status_code >= 500:
+            self._bad_answer(line, result, f"status {result.status_code}")
+        else:
+            self._finish(line, _answer(line, result), succeeded=result.ok, usage=result.usage)
+
+    def broken(self, line: Line, desk: Desk, error: Exception) -> None:
+        """The engine raised what it may not."""
+        log.error("engine %s raised what it may not", desk.engine.name, exc_info=error, extra=_extra(line, desk))
+        self._bad_answer(line, None, repr(error))
+
+    def overloaded(self, line: Line, desk: Desk, error: EngineOverloaded) -> None:
+        metrics.LINES_RETRIED.labels("overloaded").inc()
+        wait = desk.refused(now=self._monotonic(), retry_after_seconds=error.retry_after_seconds)
+        self._waiting.put_back(line)
+        self._waiting.look_again_in(wait)
+
+    def refused(self, line: Line, desk: Desk, reason: str) -> None:
+        """The engine is not there, or gave half an answer: back to the queue, however often."""
+        log.debug("line goes back to the queue: %s", reason, extra=_extra(line, desk))
+        metrics.LINES_RETRIED.labels("unavailable").inc()
+        wait = desk.refused(now=self._monotonic())
+        line.refusals += 1
+        again_in = 0.0 if line.refusals == 1 else self._settings.backoff_seconds(line.refusals - 1)
+        self._waiting.put_back_in(line, again_in)
+        self._waiting.look_again_in(wait)
+
+    def died(self, dead: list[Line], desk: Desk) -> None:
+        """An engine died, and these are all the lines that were in flight on it."""
+        metrics.ENGINE_DEATHS.labels(desk.engine.name).inc()
+        metrics.LINES_RETRIED.labels("engine_died").inc(len(dead))
+        isolated = desk.isolation is not None and desk.isolation.running
+        lines = {line.key: line for line in dead if not line.shard.is_gone}
+        verdict = self._ledger.died(list(lines), isolated=isolated)
+        log.warning(
+            "engine %s died with %d lines in flight: %d back to the queue, %d to run apart in %d groups, %d blamed",
+            desk.engine.name,
+            len(lines),
+            len(verdict.requeue),
+            sum(map(len, verdict.groups)),
+            len(verdict.groups),
+            len(verdict.blamed),
+            extra={"engine": desk.engine.name},
+        )
+        for key in reversed(verdict.requeue):
+            self._waiting.put_back(lines[key])
+        for key in verdict.blamed:
+            metrics.LINES_BLAMED.inc()
+            self._fail(lines[key], result_lines.crashed(self._ledger.alone_deaths(key)))
+        isolation.died(desk, [[lines[key] for key in group] for group in verdict.groups])
+
+    def _bad_answer(self, line: Line, result: EngineResult | None, reason: str) -> None:
+        line.bad_answers += 1
+        if line.bad_answers < self._settings.answer_attempts_max:
+            metrics.LINES_RETRIED.labels("bad_answer").inc()
+            self._waiting.put_back_in(line, self._settings.backoff_seconds(line.bad_answers))
+        elif result is None:
+            message = f"The engine failed on this request: {reason}"
+            self._fail(line, result_lines.LineError(result_lines.INTERNAL_CODE, message))
+        else:
+            self._finish(line, _answer(line, result), succeeded=False, usage=result.usage)
+
+    def _fail(self, line: Line, error: result_lines.LineError) -> None:
+        text = result_lines.unanswered_line(line.shard.batch_id, line.line_no, line.custom_id, error)
+        self._finish(line, text, succeeded=False, usage=Usage())
+
+    def _finish(self, line: Line, text: bytes, *, succeeded: bool, usage: Usage) -> None:
+        self._waiting.count_ended(line)
+        self._ledger.finished(line.key)
+        tokens = TokenUsage(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        self._record(line.shard, LineResult(line.line_no, succeeded, text, tokens))
+
+
+def _answer(line: Line, result: EngineResult) -> bytes:
+    return result_lines.answered_line(
+        line.shard.batch_id, line.line_no, line.custom_id, status_code=result.status_code, body=result.body
+    )
+
+
+def _extra(line: Line, desk: Desk) -> dict[str, object]:
+    return {**line.shard.log_extra(), "line_no": line.line_no, "engine": desk.engine.name}
