@@ -244,6 +244,21 @@ async def test_an_upload_that_cannot_be_indexed_says_why_and_hurts_no_other(tmp_
     assert (await other.finish()).summary is not None
 
 
+@pytest.mark.parametrize("depth", [600, 100_000])
+async def test_a_line_nested_too_deeply_is_refused_and_never_met_again(
+    tmp_path: Path, open_uploads: Open, depth: int
+) -> None:
+    """600 is what the server could read and the worker, with less room on purpose, could not (before Python 3.12)."""
+    nested = b'{"custom_id": "a", "method": "POST", "url": "/", "body": {"model": "m", "input": "", "x": %s}}'
+    settings = replace(ROOM, line_bytes_max=MIB)
+    blob = await upload(open_uploads(settings), nested % (b"[" * depth + b"]" * depth) + b"\n" + request(1))
+    assert blob.summary is not None
+    codes = [error.code for error in blob.summary.errors]
+    assert codes == ["invalid_json_line"] or (depth == 600 and codes == [])
+    index = LineIndex.open(Blobs(tmp_path).index_path(blob.key))
+    assert [error.code for error in index.iter_errors()] == codes
+
+
 async def test_closing_ends_the_workers(open_uploads: Open) -> None:
     uploads = open_uploads()
     await upload(uploads, request(1))
