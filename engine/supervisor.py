@@ -124,14 +124,16 @@ class Supervised:
 
     async def _keep(self) -> None:
         """Start, watch, wait, and again, until cancelled."""
+        last_cause = None
         while True:
             cause = await self._start_engine()
             if cause is None:
                 cause = await self._watch_until_dead()
                 log.error("engine %s died: %s", self.name, cause, extra={"engine": self.name})
-            else:
+            elif cause != last_cause:  # an outage of a night is one line, not thousands
                 log.error("engine %s could not start: %s", self.name, cause, extra={"engine": self.name})
             self._record_death(cause)
+            last_cause = cause
             wait_seconds = delay_seconds(self._policy, len(self._history.deaths_at), self._chance())
             await asyncio.sleep(wait_seconds)
 
@@ -154,7 +156,8 @@ class Supervised:
         while self.engine.status().state is EngineState.READY:
             self._look.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), self._poll_seconds)
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._look.wait()
         return self.engine.status().reason or "it ended without saying why"
 
     def _record_death(self, cause: str) -> None:

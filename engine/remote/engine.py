@@ -129,7 +129,8 @@ class RemoteEngine:
         self._draining = True
         if drain_seconds > 0 and self._is(EngineState.READY):
             with suppress(TimeoutError):  # what is left is broken off below
-                await asyncio.wait_for(self._idle.wait(), drain_seconds)
+                async with asyncio.timeout(drain_seconds):
+                    await self._idle.wait()
         self._change(EngineState.STOPPED)
         await self._end_prober()
         await self._disconnect()
@@ -261,7 +262,8 @@ class RemoteEngine:
         failures = 0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._suspect.wait(), self._limits.probe_every_seconds)
+                async with asyncio.timeout(self._limits.probe_every_seconds):
+                    await self._suspect.wait()
             self._suspect.clear()
             try:
                 self._models = await self._learn(upstream) or self._models

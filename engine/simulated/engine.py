@@ -137,7 +137,8 @@ class SimulatedEngine:
         self._draining = True
         if drain_seconds > 0:
             with suppress(TimeoutError):  # what is left is told below
-                await asyncio.wait_for(self._idle.wait(), drain_seconds)
+                async with asyncio.timeout(drain_seconds):
+                    await self._idle.wait()
         self._end("the engine was stopped", died=False)
         self._change(EngineState.STOPPED)
         if self._player is not None:
