@@ -18,7 +18,7 @@ from openai.types import Batch, FileObject, Model
 from nightbatch.target import Target
 
 DOWNLOAD_ATTEMPTS_MAX = 5
-DOWNLOAD_CHUNK_BYTES = 1 << 20
+"""Connections in a row that may break without a byte."""
 PAGE_BATCHES_MAX = 100
 
 OnBytes = Callable[[int], None]
@@ -102,17 +102,20 @@ class Client:
         """To `path` by way of a `.part` file beside it. A broken connection goes on where it broke."""
         part = path.with_name(path.name + ".part")
         part.unlink(missing_ok=True)
-        for attempt in range(1, DOWNLOAD_ATTEMPTS_MAX + 1):
+        attempts_left = DOWNLOAD_ATTEMPTS_MAX
+        while True:
+            before = _size(part)
             try:
                 self._download(file_id, part, on_bytes)
                 break
             except ClientError as error:
-                if not error.unreachable or attempt == DOWNLOAD_ATTEMPTS_MAX:
+                attempts_left = DOWNLOAD_ATTEMPTS_MAX if _size(part) > before else attempts_left - 1
+                if not error.unreachable or attempts_left == 0:
                     raise
         part.replace(path)
 
     def _download(self, file_id: str, part: Path, on_bytes: OnBytes) -> None:
-        start = part.stat().st_size if part.exists() else 0
+        start = _size(part)
         headers = {"Range": f"bytes={start}-"} if start else {}
         with self._plain_errors():
             if start and start == self.openai.files.retrieve(file_id).bytes:
@@ -120,7 +123,7 @@ class Client:
             with self.openai.files.with_streaming_response.content(file_id, extra_headers=headers) as answer:
                 start = start if answer.status_code == 206 else 0
                 with part.open("ab" if start else "wb") as out:
-                    for chunk in answer.iter_bytes(DOWNLOAD_CHUNK_BYTES):
+                    for chunk in answer.iter_bytes():
                         out.write(chunk)
                         on_bytes(start := start + len(chunk))
 
@@ -130,11 +133,17 @@ class Client:
             yield
         except openai.APIStatusError as error:
             raise ClientError(_sentence(error), status_code=error.status_code) from error
-        except (openai.APIError, httpx2.TransportError) as error:
+        except openai.APIError as error:
             cause = error.__cause__ or error
             raise ClientError(f"no answer from {self.target.url} ({str(cause) or type(cause).__name__})") from error
+        except httpx2.TransportError as error:
+            raise ClientError(f"the connection to {self.target.url} broke ({error})") from error
         except openai.OpenAIError as error:
             raise ClientError(str(error)) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _sentence(error: openai.APIStatusError) -> str:

@@ -89,9 +89,10 @@ def examples_folder() -> Path:
 
 def config_text(simulated: bool) -> str:
     """The embedded models, or the simulated engine under their names."""
+    logging = '[logging]\nformat = "text"\n'
     if not simulated:
-        return "# nothing: the built-in defaults\n"
-    return "".join(
+        return logging
+    return logging + "".join(
         f'[[models]]\nid = "{model.id}"\nkind = "{model.kind}"\nengine = "simulated"\nprofile = "cpu-135m"\n'
         for model in EMBEDDED
     )
