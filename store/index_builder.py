@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from store.duplicates import duplicates
 from store.durable import write_all
 from store.index import (
     CHECKSUM_AT,
@@ -88,7 +89,7 @@ class IndexBuilder:
         """The file has `size` bytes and is complete: make the index durable and say what it holds."""
         self.feed(size)
         self._add(self._blocks.end())
-        for line_no in _duplicates(self._hashes, self._custom_id_of):
+        for line_no in duplicates(self._hashes, self._custom_id_of):
             self._mark_duplicate(line_no)
         self._seal(size)
         return InputSummary(
@@ -250,21 +251,3 @@ def _place(names: dict[str, int], name: str) -> int | None:
     if place is None and len(names) < NAMES_MAX:
         place = names[name] = len(names)
     return place
-
-
-def _duplicates(hashes: bytes | bytearray, custom_id_of: Callable[[int], str]) -> Iterator[int]:
-    """The lines whose custom_id an earlier line has. Equal hashes only raise the suspicion: the lines decide."""
-    ids = np.frombuffer(hashes, "<u8")
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    same_as_next = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
-    seen: dict[str, int] = {}
-    group_end = -1
-    for at in same_as_next.tolist():
-        if at != group_end:
-            seen = {custom_id_of(int(order[at])): 0}
-        group_end = at + 1
-        custom_id = custom_id_of(int(order[at + 1]))
-        if custom_id in seen:
-            yield int(order[at + 1])
-        seen[custom_id] = 0

@@ -1,9 +1,6 @@
 """A segment: the results of one shard and one lease generation, as numbered parts that never change.
 
-Format 1, little-endian. A part is a header of 64 bytes, a table of 32 bytes for each line, and a payload of finished
-JSONL lines, each with its newline. The checksum covers all of the part but itself, so a part counts whole or not at
-all, and a tail torn by a crash never counts. Every part carries the segment's nonce: no part of another file fits in.
-
+A part counts whole or not at all (`segment_parts`), and a tail torn by a crash never counts.
 Only the generation's holder writes here and nobody truncates (the fence): after a failed write the next part is written
 over the remains of the failed one.
 """
@@ -12,56 +9,18 @@ from __future__ import annotations
 
 import os
 import secrets
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from store.durable import disk_full, make_folder, sync_folder, write_all
 from store.markers import reach
 from store.records import Damaged, DiskFull, LineResult, StoreError, TokenUsage
-
-MAGIC: Final = b"NBSEGM\x00\x01"
-VERSION: Final = 1
-HEADER: Final = struct.Struct("<8sIIIIQQQ16x")
-CHECKSUM_AT: Final = 40
-LINE_DTYPE: Final = np.dtype(
-    [
-        ("offset", "<u8"),  # within the payload
-        ("line_no", "<u4"),
-        ("length", "<u4"),  # without the newline that follows
-        ("input_tokens", "<u4"),
-        ("cached_tokens", "<u4"),
-        ("output_tokens", "<u4"),
-        ("succeeded", "u1"),
-        ("padding", "V3"),
-    ]
-)
-TOKENS_MAX: Final = 0xFFFF_FFFF
-_READ_BYTES: Final = 1024 * 1024
-
-assert HEADER.size == 64
-assert LINE_DTYPE.itemsize == 32
-
-
-class _PartHeader(NamedTuple):
-    magic: bytes
-    version: int
-    part_no: int
-    lines: int
-    flags: int
-    payload_bytes: int
-    nonce: int
-    checksum: int
-
-    @property
-    def part_bytes(self) -> int:
-        return HEADER.size + self.lines * LINE_DTYPE.itemsize + self.payload_bytes
+from store.segment_parts import LINE_DTYPE, encode_part, read_part, refuse_lost_parts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +96,7 @@ class SegmentWriter:
             raise StoreError(f"segment {self.path} could not be made durable; take a new lease and write another")
         if not results:
             return self._valid_bytes
-        part = _encode(results, self._parts + 1, self._nonce)
+        part = encode_part(results, self._parts + 1, self._nonce)
         try:
             write_all(self._fd, part, self._valid_bytes)
         except OSError as error:
@@ -186,30 +145,6 @@ def scan(path: Path, valid_bytes: int | None = None) -> Scan:
         os.close(fd)
 
 
-def _encode(results: Sequence[LineResult], part_no: int, nonce: int) -> bytes:
-    table = np.zeros(len(results), LINE_DTYPE)
-    lengths = np.array([len(result.line) for result in results], dtype=np.uint64)
-    table["length"] = lengths
-    table["offset"] = np.cumsum(lengths + np.uint64(1)) - (lengths + np.uint64(1))
-    table["line_no"] = [result.line_no for result in results]
-    table["succeeded"] = [result.succeeded for result in results]
-    for name in ("input_tokens", "cached_tokens", "output_tokens"):
-        table[name] = [_counted(getattr(result.usage, name)) for result in results]
-    payload = b"\n".join([result.line for result in results]) + b"\n"
-    if payload.count(b"\n") != len(results):
-        raise ValueError("a result line holds a newline: it would be two lines of the output file")
-    body = table.tobytes() + payload
-    blank = HEADER.pack(MAGIC, VERSION, part_no, len(results), 0, len(payload), nonce, 0)
-    digest = xxhash.xxh3_64(blank)
-    digest.update(body)
-    return blank[:CHECKSUM_AT] + struct.pack("<Q", digest.intdigest()) + blank[CHECKSUM_AT + 8 :] + body
-
-
-def _counted(tokens: int) -> int:
-    """What the table can hold of a count: an upstream may report any number."""
-    return min(max(tokens, 0), TOKENS_MAX)
-
-
 def _scan(path: Path, fd: int, valid_bytes: int | None) -> Scan:
     size = os.fstat(fd).st_size
     if valid_bytes is not None and size < valid_bytes:
@@ -219,7 +154,7 @@ def _scan(path: Path, fd: int, valid_bytes: int | None) -> Scan:
     position = 0
     nonce: int | None = None
     while position < limit:
-        found = _read_part(fd, position, limit, len(tables) + 1, nonce)
+        found = read_part(fd, position, limit, len(tables) + 1, nonce)
         if found is None:
             break
         header, table = found
@@ -230,71 +165,8 @@ def _scan(path: Path, fd: int, valid_bytes: int | None) -> Scan:
     if position < limit:
         if valid_bytes is not None:
             raise Damaged(f"segment {path} fails its checksum in part {len(tables) + 1}, at byte {position}")
-        _refuse_lost_parts(path, fd, position, size, len(tables))
+        refuse_lost_parts(path, fd, position, size, len(tables))
     return _scan_of(tables, position, len(tables))
-
-
-def _read_part(
-    fd: int, position: int, limit: int, part_no: int, nonce: int | None
-) -> tuple[_PartHeader, npt.NDArray[Any]] | None:
-    """The part at `position`, or None when there is no whole one."""
-    header = _read_header(fd, position)
-    if header is None or header.part_no != part_no or (nonce is not None and header.nonce != nonce):
-        return None
-    if position + header.part_bytes > limit:
-        return None
-    return _verified_part(fd, position, header)
-
-
-def _read_header(fd: int, position: int) -> _PartHeader | None:
-    raw = os.pread(fd, HEADER.size, position)
-    if len(raw) < HEADER.size:
-        return None
-    header = _PartHeader(*HEADER.unpack(raw))
-    return header if header.magic == MAGIC and header.version == VERSION and header.lines > 0 else None
-
-
-def _verified_part(fd: int, position: int, header: _PartHeader) -> tuple[_PartHeader, npt.NDArray[Any]] | None:
-    raw = os.pread(fd, HEADER.size, position)
-    digest = xxhash.xxh3_64(raw[:CHECKSUM_AT] + bytes(8) + raw[CHECKSUM_AT + 8 :])
-    table_bytes = header.lines * LINE_DTYPE.itemsize
-    at = position + HEADER.size
-    end = position + header.part_bytes
-    kept = bytearray()
-    while at < end:
-        data = os.pread(fd, min(_READ_BYTES, end - at), at)
-        if not data:
-            return None
-        digest.update(data)
-        if len(kept) < table_bytes:
-            kept += data[: table_bytes - len(kept)]
-        at += len(data)
-    if digest.intdigest() != header.checksum:
-        return None
-    return header, np.frombuffer(kept, LINE_DTYPE).copy()
-
-
-def _refuse_lost_parts(path: Path, fd: int, position: int, size: int, parts: int) -> None:
-    """A whole part behind a broken one means damage, not a torn tail: parts are synced one by one, in order."""
-    at = position
-    overlap = len(MAGIC) - 1
-    while at < size:
-        window = os.pread(fd, _READ_BYTES + overlap, at)
-        found = window.find(MAGIC)
-        while found >= 0:
-            header = _read_header(fd, at + found)
-            if (
-                header is not None
-                and header.part_no > parts + 1
-                and at + found + header.part_bytes <= size
-                and _verified_part(fd, at + found, header) is not None
-            ):
-                raise Damaged(
-                    f"segment {path} is broken at byte {position} (part {parts + 1}), "
-                    f"but part {header.part_no} behind it is whole"
-                )
-            found = window.find(MAGIC, found + 1)
-        at += _READ_BYTES
 
 
 def _scan_of(tables: list[npt.NDArray[Any]], valid_bytes: int, parts: int) -> Scan:

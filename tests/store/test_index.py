@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from store import index_builder
+from store.duplicates import duplicates
 from store.index import RECORD_DTYPE, LineIndex
 from store.index_builder import IndexBuilder, IndexLimits
 from store.line_blocks import Block, LineBlocks, Overlong
@@ -105,7 +106,7 @@ def test_a_repeated_custom_id_names_the_line_that_had_it_first(tmp_path: Path) -
 def test_equal_hashes_of_different_custom_ids_are_no_duplicates() -> None:
     ids = ["a", "b", "c", "a", "d", "c"]
     hashes = np.array([7, 9, 7, 7, 9, 7], "<u8").tobytes()
-    assert sorted(index_builder._duplicates(hashes, ids.__getitem__)) == [3, 5]
+    assert sorted(duplicates(hashes, ids.__getitem__)) == [3, 5]
 
 
 def test_a_line_that_is_too_long_is_let_go_and_the_next_one_is_found(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import markers, segments
+from store import markers, segment_parts
 from store.records import Damaged, LineResult, TokenUsage
-from store.segments import HEADER, LINE_DTYPE, Scan, SegmentWriter, scan
+from store.segment_parts import HEADER, LINE_DTYPE
+from store.segments import Scan, SegmentWriter, scan
 
 
 def result(line_no: int, line: bytes = b"{}", *, succeeded: bool = True, tokens: int = 1) -> LineResult:
@@ -191,4 +192,4 @@ def test_after_a_full_disk_the_same_writer_goes_on(tmp_path: Path) -> None:
 
 def test_the_layout_of_a_part_is_fixed() -> None:
     assert (HEADER.size, LINE_DTYPE.itemsize) == (64, 32)
-    assert segments.VERSION == 1
+    assert segment_parts.VERSION == 1
