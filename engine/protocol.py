@@ -52,7 +52,8 @@ class EngineRequest:
     """One request as an engine sees it.
 
     `request_id` is unique for the life of the engine (batch id and line number, never the client's custom_id).
-    `body` is the client's JSON object as it wrote it: the engine replaces its `model` and strips what could hurt others.
+    `body` is the client's JSON object as it wrote it: the engine replaces its `model` and strips what could hurt
+    others.
     `sub_requests` is how many sequences it fans out to (`n`, array prompts, many inputs).
     """
 
@@ -75,7 +76,8 @@ class Usage:
 class EngineResult:
     """An answer, also when it is a refusal: `status_code` 2xx is a success, 4xx is *rejected* (never retried).
 
-    `body` is the endpoint's response in OpenAI's shape, or `{"error": {message, type, param, code}}`; it holds no newline.
+    `body` is the endpoint's response in OpenAI's shape, or `{"error": {message, type, param, code}}`; it holds no
+    newline.
     """
 
     status_code: int
@@ -129,8 +131,11 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """`incarnation` counts the starts that became ready: two requests that died with the same incarnation died together.
-    `since_at` is wall-clock seconds. `reason` is one line for people (root cause, or "down since 03:10, 4 starts, ...")."""
+    """`incarnation` counts the starts that became ready: requests that died with the same incarnation died together.
+
+    `since_at` is wall-clock seconds. `reason` is one line for people (root cause, or "down since 03:10, 4 starts,
+    ...").
+    """
 
     state: EngineState
     since_at: float

@@ -28,7 +28,8 @@ from engine.protocol import (
 from engine.remote.discovery import UnreadableModels, learn_models, needs_paths, read_models, read_paths
 from engine.remote.outcomes import KEY_STATUSES, SUSPICIOUS_STATUSES, judge
 from engine.remote.settings import RemoteLimits
-from engine.remote.upstream import AnswerTooLong, ProbeFailed, Upstream, describe, frames_of
+from engine.remote.upstream import CLIENT_ERRORS, AnswerTooLong, ProbeFailed, Upstream, frames_of, unavailable
+from engine.status import InFlight, StatusBoard
 
 
 class InvalidRequest(Exception):
@@ -67,18 +68,14 @@ class RemoteEngine:
         self._revisions = revisions
         self._send_priority = send_priority
         self._limits = limits
-        self._now = now
         self._models: tuple[ModelInfo, ...] = ()
         self._known_ids: set[str] = set()
         self._paths: frozenset[str] | None = None
-        self._status = EngineStatus(EngineState.STOPPED, now())
-        self._callbacks: list[Callable[[], None]] = []
+        self._board = StatusBoard(now)
         self._upstream: Upstream | None = None
         self._prober: asyncio.Task[None] | None = None
         self._suspect = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._inflight = 0
+        self._inflight = InFlight()
         self._draining = False
 
     @property
@@ -93,19 +90,20 @@ class RemoteEngine:
         return EngineLimits(self._limits.inflight_requests_max, body_bytes_max=self._limits.body_bytes_max)
 
     def status(self) -> EngineStatus:
-        return self._status
+        return self._board.current
 
     def load(self) -> EngineLoad:
-        return EngineLoad(running=self._inflight)
+        return EngineLoad(running=self._inflight.sequences)
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
+        self._board.on_change(callback)
 
     async def start(self) -> None:
-        if self._is(EngineState.READY):
+        if self._board.shows(EngineState.STARTING, EngineState.READY):
             return
-        self._change(EngineState.STARTING, starts=self._status.starts + 1)
+        self._board.change(EngineState.STARTING)
         await self._end_prober()
+        await self._disconnect()
         upstream = Upstream(self._url, self._api_key, self._limits)
         try:
             self._models = await self._learn(upstream)
@@ -113,25 +111,23 @@ class RemoteEngine:
             await self._fail_start(upstream, str(error))
         except BaseException:
             await upstream.close()
+            self._board.change(EngineState.STOPPED)
             raise
         if not self._models:
             offered = f"none of the allowed models ({', '.join(sorted(self._allowed or ()))})"
             await self._fail_start(upstream, f"{upstream.root} serves {offered if self._allowed else 'no model'}")
-        if not self._is(EngineState.STARTING):
+        if not self._board.shows(EngineState.STARTING):
             await self._fail_start(upstream, "stopped while starting")
         self._upstream = upstream
         self._draining = False
         self._suspect.clear()
         self._prober = asyncio.create_task(self._probe_on(upstream), name=f"probe upstream {self._name}")
-        self._change(EngineState.READY, incarnation=self._status.incarnation + 1)
+        self._board.change(EngineState.READY)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
         self._draining = True
-        if drain_seconds > 0 and self._is(EngineState.READY):
-            with suppress(TimeoutError):  # what is left is broken off below
-                async with asyncio.timeout(drain_seconds):
-                    await self._idle.wait()
-        self._change(EngineState.STOPPED)
+        await self._inflight.drain(drain_seconds)
+        self._board.change(EngineState.STOPPED)
         await self._end_prober()
         await self._disconnect()
 
@@ -141,7 +137,7 @@ class RemoteEngine:
             body = self._prepare(request)
         except InvalidRequest as refused:
             return refused.result
-        with self._counted(request), self._translated(upstream):
+        with self._inflight.counted(request.sub_requests), self._translated(upstream):
             status_code, headers, answer = await upstream.post(request.endpoint, body)
         return await self._judge(upstream, request, status_code, headers, answer)
 
@@ -151,7 +147,7 @@ class RemoteEngine:
             body = self._prepare(request, stream=True)
         except InvalidRequest as refused:
             raise StreamRejected(refused.result) from None
-        with self._counted(request), self._translated(upstream):
+        with self._inflight.counted(request.sub_requests), self._translated(upstream):
             async with upstream.open_stream(request.endpoint, body) as response:
                 if response.status == HTTPStatus.OK:
                     async for frame in frames_of(response, self._limits.frame_bytes_max):
@@ -185,46 +181,19 @@ class RemoteEngine:
             raise EngineUnavailable(f"upstream {self._name} no longer serves model '{model_id}'")
 
     def _open(self) -> Upstream:
-        if self._upstream is None or self._status.state is not EngineState.READY or self._draining:
-            what = "stopping" if self._draining else self._status.state.value
+        if self._upstream is None or self._board.state is not EngineState.READY or self._draining:
+            what = "stopping" if self._draining else self._board.state.value
             raise EngineUnavailable(f"upstream {self._name} is {what}")
         return self._upstream
 
     @contextmanager
-    def _counted(self, request: EngineRequest) -> Iterator[None]:
-        self._inflight += request.sub_requests
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._inflight -= request.sub_requests
-            if self._inflight == 0:
-                self._idle.set()
-
-    @contextmanager
     def _translated(self, upstream: Upstream) -> Iterator[None]:
-        """The client's errors as ours. A connection that never stood is no death; one that broke in flight is."""
         try:
             yield
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            self._suspect.set()
-            raise EngineUnavailable(f"upstream {self._name} at {upstream.root}: {describe(error)}") from None
-        except TimeoutError:
-            self._suspect.set()
-            seconds = self._limits.request_seconds_max
-            raise EngineUnavailable(
-                f"upstream {self._name} gave no answer within request_seconds_max ({seconds:g} s)"
-            ) from None
-        except AnswerTooLong as error:
-            raise EngineUnavailable(f"upstream {self._name}: {error}") from None
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not upstream.closed:
-                raise
-            self._suspect.set()
-            stopped = upstream is not self._upstream and self._draining
-            raise EngineUnavailable(
-                f"upstream {self._name} at {upstream.root}: {describe(error)}", died=not stopped
-            ) from None
+        except CLIENT_ERRORS as error:
+            if not isinstance(error, AnswerTooLong):
+                self._suspect.set()
+            raise unavailable(error, f"upstream {self._name} at {upstream.root}", stopping=self._draining) from None
 
     async def _judge(
         self, upstream: Upstream, request: EngineRequest, status_code: int, headers: Mapping[str, str], answer: bytes
@@ -233,7 +202,7 @@ class RemoteEngine:
             await self._look_again(upstream, request, status_code)
         if status_code in KEY_STATUSES:  # every other request would meet the same
             reason = f"upstream {self._name} refuses our API key ({status_code}): set api_key to one it knows"
-            self._change(EngineState.STOPPED, reason=reason)
+            self._board.change(EngineState.STOPPED, reason=reason)
             raise EngineUnavailable(reason)
         return judge(self._name, request.endpoint, status_code, headers, answer)
 
@@ -271,11 +240,11 @@ class RemoteEngine:
             except ProbeFailed as error:
                 failures += 1
                 if error.certain or failures >= self._limits.probe_failures_max:
-                    self._change(EngineState.STOPPED, reason=error.reason)
+                    self._board.change(EngineState.STOPPED, reason=error.reason)
                     await self._disconnect()
                     return
             except UnreadableModels as error:
-                self._change(EngineState.STOPPED, reason=str(error))
+                self._board.change(EngineState.STOPPED, reason=str(error))
                 await self._disconnect()
                 return
 
@@ -292,15 +261,5 @@ class RemoteEngine:
 
     async def _fail_start(self, upstream: Upstream, cause: str) -> None:
         await upstream.close()
-        self._change(EngineState.STOPPED, reason=cause)
+        self._board.change(EngineState.STOPPED, reason=cause)
         raise EngineStartError(cause)
-
-    def _is(self, state: EngineState) -> bool:
-        return self._status.state is state
-
-    def _change(self, state: EngineState, *, reason: str | None = None, **counts: int) -> None:
-        counted = {"incarnation": self._status.incarnation, "starts": self._status.starts, **counts}
-        since_at = self._status.since_at if self._status.state is state else self._now()
-        self._status = EngineStatus(state, since_at, reason=reason, **counted)
-        for callback in self._callbacks:
-            callback()

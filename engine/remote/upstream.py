@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import aiohttp
 
+from engine.protocol import EngineUnavailable
 from engine.remote.settings import RemoteLimits
 
 MODELS_PATH = "/v1/models"
@@ -41,6 +42,7 @@ class Upstream:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session = aiohttp.ClientSession(
             headers=headers,
+            # Not limited here: callers keep inflight_requests_max, and a probe must never wait for a free connection.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=limits.idle_connection_seconds),
             timeout=aiohttp.ClientTimeout(
                 total=limits.request_seconds_max, sock_connect=limits.connect_seconds_max, connect=None
@@ -50,10 +52,6 @@ class Upstream:
 
     async def close(self) -> None:
         await self._session.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._session.closed
 
     async def probe(self) -> bytes:
         """The body of the model list, if the upstream is well; raises ProbeFailed."""
@@ -103,6 +101,10 @@ class Upstream:
             raise ProbeFailed(f"{self.root} did not answer {path} in time", certain=False) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ProbeFailed(f"{self.root}: {describe(error)}", certain=True) from None
+        except RuntimeError:  # how aiohttp says that the session is closed
+            if not self._session.closed:
+                raise
+            raise ProbeFailed(f"{self.root}: the connection was given up", certain=True) from None
 
 
 class AnswerTooLong(Exception):
@@ -125,13 +127,28 @@ async def frames_of(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncIt
     """Whole server-sent events, each with its blank line."""
     rest = b""
     async for chunk in response.content.iter_any():
-        rest += chunk.replace(b"\r\n", b"\n")
+        rest = (rest + chunk).replace(b"\r\n", b"\n")
         *events, rest = rest.split(b"\n\n")
         for event in events:
             if event:
                 yield event + b"\n\n"
         if len(rest) > bytes_max:
             raise AnswerTooLong(f"a stream event is longer than frame_bytes_max ({bytes_max})")
+
+
+CLIENT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError, AnswerTooLong)
+
+
+def unavailable(error: BaseException, what: str, *, stopping: bool) -> EngineUnavailable:
+    """A client error as the protocol's. A connection that never stood is no death; one that broke in flight is, unless
+    we broke it ourselves by stopping."""
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return EngineUnavailable(f"{what}: {describe(error)}")
+    if isinstance(error, TimeoutError):
+        return EngineUnavailable(f"{what} gave no answer within request_seconds_max")
+    if isinstance(error, AnswerTooLong):
+        return EngineUnavailable(f"{what}: {error}")
+    return EngineUnavailable(f"{what}: {describe(error)}", died=not stopping)
 
 
 def describe(error: BaseException) -> str:
