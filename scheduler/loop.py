@@ -20,6 +20,7 @@ from scheduler.actors.keeper import Keeper
 from scheduler.actors.leases import Leases
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
+from scheduler.actors.waking import sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
 from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
@@ -57,7 +58,9 @@ class Scheduler:
         self._settings = settings
         self._now = now
         self._monotonic = monotonic
-        self._limits = Limits(settings.shards_open_max, settings.waiting_multiple, settings.waiting_lines_min)
+        self._limits = Limits(
+            settings.shards_open_max, settings.waiting_multiple, settings.waiting_lines_min, settings.waiting_seconds
+        )
         self._inputs = Inputs(store)
         self._watch = Watch(store, registry, settings)
         self._recorder = Recorder(
@@ -155,10 +158,7 @@ class Scheduler:
             except Exception:
                 log.exception("a tick ended unexpectedly; the next one follows")
             await asyncio.sleep(self._settings.tick_seconds_min)
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._settings.tick_seconds)
-            except TimeoutError:
-                continue
+            await sleep_until(self._wake, self._settings.tick_seconds)
 
     # --- one tick
 
@@ -179,7 +179,7 @@ class Scheduler:
             await self._see_to(batch, is_done=batch.id not in with_work)
         snapshot = self._watch.snapshot(now=self._now(), batches=running, shards=shards, held=self._keeper.views())
         planned = plan(snapshot, self._limits)
-        self._dispatcher.rank(planned.ranking, wanted_lines(snapshot.engines, self._limits))
+        self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits))
         for record in planned.leases:
             batch_found = self._batches.get(record.batch_id)
             if batch_found is not None:

@@ -24,6 +24,8 @@ class SchedulerSettings:
     waiting_multiple: float = 2.0
     """A model's next shard is leased when fewer lines wait than this many times the engine's requests in flight."""
     waiting_lines_min: int = 256
+    waiting_seconds: float = 1.0
+    """... or than last for this long at the model's measured rate: opening a shard takes several disk syncs."""
     shards_listed_per_batch_max: int = 64
     """Open shards of one batch that a tick looks at."""
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from scheduler import metrics
 from scheduler.actors.held import HeldShard
+from scheduler.actors.waking import sleep_until
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
@@ -95,7 +96,7 @@ class Recorder:
             wait = (
                 self._settings.append_interval_ms / 1000 if not refusals else self._settings.backoff_seconds(refusals)
             )
-            await _wait(shard.flush_now, wait)
+            await sleep_until(shard.flush_now, wait)
             shard.flush_now.clear()
             try:
                 await self._append(shard)
@@ -181,10 +182,3 @@ class Recorder:
         writer, shard.writer = shard.writer, None
         if writer is not None:
             writer.close()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

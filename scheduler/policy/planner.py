@@ -43,9 +43,12 @@ class HeldView:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """`waiting_seconds`: how long the lines that wait for a model should last at its measured rate."""
+
     shards_open_max: int
     waiting_multiple: float
     waiting_lines_min: int
+    waiting_seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def _leases(
         name = _roomiest(serving.get(view.model, ()), room)
         if name is not None:
             room[name] -= 1
-    wanted = wanted_lines(snapshot.engines, limits)
+    wanted = wanted_lines(snapshot, limits)
     ahead: dict[ModelKey, int] = defaultdict(int)
     leases = []
     for batch_id in ranking:
@@ -137,15 +140,17 @@ def _leases(
     return tuple(leases)
 
 
-def wanted_lines(engines: Sequence[EngineView], limits: Limits) -> dict[ModelKey, int]:
-    """How many lines should wait for each model that an engine is ready for."""
-    return {
-        key: sum(
-            max(limits.waiting_lines_min, int(limits.waiting_multiple * engine.inflight_requests_max))
-            for engine in serving
+def wanted_lines(snapshot: Snapshot, limits: Limits) -> dict[ModelKey, int]:
+    """How many lines should wait for each model that an engine is ready for: enough until another shard is open."""
+    wanted = {}
+    for key, engines in _serving(snapshot.engines).items():
+        by_engines = sum(
+            max(limits.waiting_lines_min, limits.waiting_multiple * e.inflight_requests_max) for e in engines
         )
-        for key, serving in _serving(engines).items()
-    }
+        seconds_per_line = snapshot.seconds_per_line.get(key, 0.0)
+        by_rate = limits.waiting_seconds / seconds_per_line if seconds_per_line else 0.0
+        wanted[key] = int(max(by_engines, by_rate))
+    return wanted
 
 
 def _serving(engines: Sequence[EngineView]) -> dict[ModelKey, list[EngineView]]:

@@ -75,6 +75,11 @@ def test_shards_are_leased_until_enough_lines_wait() -> None:
     assert leased(snapshot([a_batch("a")], shards_of("a", 9))) == [("a", 0), ("a", 1)]
 
 
+def test_a_fast_model_has_more_lines_waiting() -> None:
+    snap = snapshot([a_batch("a")], shards_of("a", 9), rates={CHAT: 0.005})
+    assert leased(snap) == [("a", no) for no in range(4)]
+
+
 def test_lines_that_wait_already_count() -> None:
     held = [HeldView("a", 0, CHAT, waiting=60)]
     assert leased(snapshot([a_batch("a")], shards_of("a", 9), held=held)) == [("a", 1)]
