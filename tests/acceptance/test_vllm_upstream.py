@@ -18,7 +18,7 @@ from engine.embedded import CHAT, prepare
 from tests.support.batches import chat_line, create, outcome, upload, wait_for
 from tests.support.process import ServerProcess, free_port
 
-pytestmark = pytest.mark.real_engine
+pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(600)]
 
 START_SECONDS_MAX = 240.0
 SCHEMA = {

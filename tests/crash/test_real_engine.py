@@ -17,7 +17,7 @@ from openai.types import Batch
 from tests.support.batches import chat_line, create, outcome, upload, wait_for
 from tests.support.process import ServerProcess
 
-pytestmark = [pytest.mark.crash, pytest.mark.real_engine]
+pytestmark = [pytest.mark.crash, pytest.mark.real_engine, pytest.mark.timeout(1200)]
 
 MODEL = "smollm2-135m-instruct"
 CONFIG = f"""
