@@ -71,5 +71,5 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("aiosqlite", "sqlalchemy.engine", "alembic", "httpx2", "asyncio", "uvicorn.access"):
+    for noisy in ("aiosqlite", "sqlalchemy.engine", "alembic", "httpx2", "asyncio", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
