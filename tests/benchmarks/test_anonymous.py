@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import anonymous
@@ -37,6 +37,7 @@ def test_a_command_can_be_typed_again_and_leaves_out_where_the_report_went() -> 
     assert anonymous.command("intake", ["--json=/srv/report.json"]) == "nightbatch bench intake"
 
 
+@settings(deadline=None)
 @given(st.lists(names, min_size=1, max_size=4))
 def test_no_part_of_a_known_folder_is_left(parts: list[str]) -> None:
     folder = "/secretplace/QQ"

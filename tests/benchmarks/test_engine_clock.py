@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import engine_clock
@@ -29,6 +29,7 @@ finishes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(finishes)
 def test_a_window_is_as_long_as_its_longest_request_or_longer(requests: list[Finish]) -> None:
     window = engine_clock.window_of(requests)
@@ -37,6 +38,7 @@ def test_a_window_is_as_long_as_its_longest_request_or_longer(requests: list[Fin
     assert window.output_tokens == sum(one.output_tokens for one in requests)
 
 
+@settings(deadline=None)
 @given(finishes)
 def test_the_order_in_which_requests_finish_does_not_matter(requests: list[Finish]) -> None:
     assert engine_clock.window_of(requests) == engine_clock.window_of(list(reversed(requests)))

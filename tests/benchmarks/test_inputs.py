@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import examples, intake_lines
 from benchmarks.form import CouldNotMeasure
 
 
+@settings(deadline=None, max_examples=30)
 @given(count=st.integers(min_value=0, max_value=4_500), line_bytes=st.integers(min_value=900, max_value=2_000))
 def test_every_line_has_the_bytes_asked_for_and_an_id_of_its_own(count: int, line_bytes: int) -> None:
     lines = b"".join(intake_lines.chunks(count, model="m", line_bytes=line_bytes)).splitlines(keepends=True)

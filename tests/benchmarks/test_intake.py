@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import examples, intake
 from benchmarks.form import Options
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(min_value=0, max_value=200), min_size=2))
 def test_the_server_has_one_core_and_the_client_all_others(cores: set[int]) -> None:
     server, client = intake.split_cores(cores)

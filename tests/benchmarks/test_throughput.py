@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import throughput, throughput_arms, vllm_baselines
@@ -24,6 +24,7 @@ def measured(seconds: list[float]) -> Measured:
     return Measured({}, [Run(Window(one, 100, 1_000, 500, 800), one + 1) for one in seconds])
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=1, max_value=20))
 def test_no_arm_always_comes_first(rounds: int) -> None:
     first = [throughput.order_of(number, ARMS)[0] for number in range(2 * rounds)]
