@@ -60,6 +60,7 @@ class HostConnection:
         self._reading: asyncio.Task[None] | None = None
         self._told: asyncio.Event = asyncio.Event()
         self._stopping = False
+        self._explained = False
 
     @classmethod
     async def open(
@@ -249,15 +250,19 @@ class HostConnection:
 
     async def kill(self, reason: str = "") -> None:
         """End the host and all that it started, now, and wait until nothing of it lives. Safe to call twice."""
-        self.reason = self.reason or reason
+        if reason:
+            self.reason, self._explained = reason, True
+        self._marks = await asyncio.to_thread(self._all_marks)
         if self._process.stdin is not None:
             self._process.stdin.close()  # the host's watch ends its children and itself
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
         await asyncio.to_thread(self._end_leftovers)
         await self._process.wait()
-        if not self._stopping and not reason:
-            self.reason = await asyncio.to_thread(self._death_cause)
+        if not self._stopping and not self._explained:
+            self.reason, self._explained = await asyncio.to_thread(self._death_cause), True
         if self._writer is not None:
             self._writer.close()
         if self._reading is not None:
@@ -266,10 +271,14 @@ class HostConnection:
             self._lose()
         await asyncio.to_thread(processes.forget_record, self._folder, self.engine)
 
+    def _all_marks(self) -> tuple[ProcessMark, ...]:
+        """What is known, and what a host that is still starting has begun meanwhile."""
+        return tuple(dict.fromkeys([*self._marks, *processes.tree_of(self._process.pid, "host")]))
+
     def _end_leftovers(self) -> None:
-        living = processes.alive(self._marks)
-        if self._process.returncode is None:
-            living.extend(processes.alive(processes.tree_of(self._process.pid, "host")))
+        """All but the host itself, which asyncio waits for: psutil would take its exit code away."""
+        below = [mark for mark in self._marks if mark.pid != self._process.pid]
+        living = processes.alive(below)
         processes.end(living, KILL_SECONDS)
         processes.remove_openmp_marks({mark.pid for mark in self._marks} | {process.pid for process in living})
 
