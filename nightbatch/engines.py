@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.backoff import ENGINE_BACKOFF, REMOTE_BACKOFF, BackoffPolicy
@@ -28,10 +28,13 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The engines of a server, none started, and what a person should know of them: one line each."""
+    """The engines of a server, none started. `models` and `plan` are lines for people: what is served by what, and how
+    memory and cores are split. `ended` tells of leftovers of a former server that were ended."""
 
     engines: Sequence[Engine]
-    lines: Sequence[str] = field(default=())
+    models: Sequence[str] = ()
+    plan: Sequence[str] = ()
+    ended: Sequence[str] = ()
 
 
 async def build_fleet(
@@ -41,21 +44,24 @@ async def build_fleet(
 
     Raises ConfigError for what cannot be served as configured; the message holds the arithmetic.
     """
-    lines = list(await asyncio.to_thread(end_orphans, folder))
+    ended = await asyncio.to_thread(end_orphans, folder)
     engines: list[Engine] = []
+    models: list[str] = []
+    planned = Planned((), ())
     local = [model for model in config.served if model.engine == "vllm"]
     if local:
         planned = await asyncio.to_thread(plan_local, local)
-        lines += planned.lines
+        models += [f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}" for spec in planned.specs]
         engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
     for model in config.served:
         if model.engine == "simulated":
             engines += simulated_engines(model, now)
-            lines.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
+            models.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
         elif model.engine == "remote":
             engines += remote_engines(model, environment, now)
-            lines += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
-    return Fleet(tuple(Supervised(engine, _policy(engine), now=now) for engine in engines), tuple(lines))
+            models += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
+    supervised = tuple(Supervised(engine, _policy(engine), now=now) for engine in engines)
+    return Fleet(supervised, tuple(models), planned.lines, tuple(ended))
 
 
 def _policy(engine: Engine) -> BackoffPolicy:

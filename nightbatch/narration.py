@@ -17,13 +17,13 @@ class EngineNarrator:
     def __init__(self, registry: Registry, now: Callable[[], float]) -> None:
         self._registry = registry
         self._now = now
-        self._known: dict[str, EngineStatus] = {}
+        self._known = {engine.name: engine.status() for engine in registry.engines()}
         self._left_rest_at: dict[str, float] = {}
 
     def look(self) -> None:
         for engine in self._registry.engines():
-            status, before = engine.status(), self._known.get(engine.name)
-            if before is None or (before.state, before.incarnation) != (status.state, status.incarnation):
+            status, before = engine.status(), self._known[engine.name]
+            if (before.state, before.incarnation) != (status.state, status.incarnation):
                 self._known[engine.name] = status
                 self._tell(engine.name, status)
 
