@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from engine.registry import Registry
@@ -20,7 +19,7 @@ from scheduler.actors.keeper import Keeper
 from scheduler.actors.leases import Leases
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
-from scheduler.actors.waking import sleep_until
+from scheduler.actors.waking import repeat, sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
 from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
@@ -111,10 +110,10 @@ class Scheduler:
             await self._watch.measure_disk()
             loops = [
                 asyncio.create_task(self._tick_forever(), name="tick"),
-                asyncio.create_task(self._every(settings.renew_seconds, self._keeper.renew), name="renew"),
-                asyncio.create_task(self._every(settings.report_seconds, self._report), name="report"),
-                asyncio.create_task(self._every(settings.disk_check_seconds, self._measure_disk), name="disk"),
-                asyncio.create_task(self._every(settings.reap_seconds, self._reaper.reap, at_once=True), name="reap"),
+                asyncio.create_task(repeat(settings.renew_seconds, self._keeper.renew), name="renew"),
+                asyncio.create_task(repeat(settings.report_seconds, self._report), name="report"),
+                asyncio.create_task(repeat(settings.disk_check_seconds, self._measure_disk), name="disk"),
+                asyncio.create_task(repeat(settings.reap_seconds, self._reaper.reap, at_once=True), name="reap"),
             ]
             await self._stop.wait()
         finally:
@@ -140,16 +139,6 @@ class Scheduler:
         await self._recorder.close()
         self._ended.set()
 
-    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
-        if not at_once:
-            await asyncio.sleep(seconds)
-        while True:
-            try:
-                await step()
-            except Exception:
-                log.exception("%s ended unexpectedly; it is tried again", getattr(step, "__qualname__", step))
-            await asyncio.sleep(seconds)
-
     async def _tick_forever(self) -> None:
         while True:
             self._wake.clear()
@@ -165,7 +154,7 @@ class Scheduler:
     async def tick(self) -> None:
         batches = await self._store.batches.active()
         self._batches = {batch.id: batch for batch in batches}
-        self._show(batches)
+        metrics.show_batches(batches)
         for batch_id in self._hopeless.keys() - self._batches.keys():
             del self._hopeless[batch_id]
         self._jobs.forget(frozenset(self._batches))
@@ -253,13 +242,6 @@ class Scheduler:
     async def _measure_disk(self) -> None:
         if await self._watch.measure_disk():
             self.wake()
-
-    def _show(self, batches: Sequence[BatchRecord]) -> None:
-        by_status = Counter(batch.status for batch in batches)
-        for status in BatchStatus:
-            if not status.terminal:
-                metrics.BATCHES.labels(status.value).set(by_status[status])
-        metrics.BATCHES_PAUSED.set(sum(batch.paused_at is not None for batch in batches))
 
     def _extra(self, batch_id: str) -> dict[str, object]:
         batch = self._batches.get(batch_id)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Sequence
+
 from prometheus_client import Counter, Gauge, Histogram
+
+from store.records import BatchRecord, BatchStatus
 
 BATCHES = Gauge("nightbatch_batches", "Batches that have not ended, by status.", ["status"])
 BATCHES_PAUSED = Gauge("nightbatch_batches_paused", "Batches in progress that wait for an engine or for disk space.")
@@ -28,3 +33,11 @@ JOB_FAILURES = Counter("nightbatch_job_failures", "Unexpected ends of an actor's
 FINALIZE_SECONDS = Histogram(
     "nightbatch_finalize_seconds", "Time to compose a batch's files.", buckets=(0.01, 0.05, 0.25, 1, 5, 25, 120, 600)
 )
+
+
+def show_batches(active: Sequence[BatchRecord]) -> None:
+    by_status = collections.Counter(batch.status for batch in active)
+    for status in BatchStatus:
+        if not status.terminal:
+            BATCHES.labels(status.value).set(by_status[status])
+    BATCHES_PAUSED.set(sum(batch.paused_at is not None for batch in active))

@@ -30,9 +30,10 @@ class Waiting:
         lane.rank(self._place)
 
     def remove(self, shard: HeldShard) -> None:
-        """From here on no line of the shard waits, whatever comes back."""
+        """From here on no line of the shard waits, whatever comes back. It need not have been added."""
         shard.leaving = True
-        self._lanes[shard.model].remove(shard)
+        if shard.model in self._lanes:
+            self._lanes[shard.model].remove(shard)
         shard.waiting.clear()
 
     def rank(self, ranking: Sequence[str], low: Mapping[ModelKey, int]) -> None:

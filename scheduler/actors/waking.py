@@ -1,8 +1,12 @@
-"""Sleep that an event can end early."""
+"""Sleep that an event can end early, and steps that repeat until they are cancelled."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
 
 
 async def sleep_until(event: asyncio.Event, seconds: float) -> bool:
@@ -15,3 +19,13 @@ async def sleep_until(event: asyncio.Event, seconds: float) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
+
+
+async def repeat(seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+    """Take a step every `seconds`; one that fails is logged, and the next one follows."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await step()
+        except Exception:
+            log.exception("%s ended unexpectedly; it is tried again", getattr(step, "__qualname__", step))

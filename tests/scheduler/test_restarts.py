@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from store import BatchRecord, BatchStatus, ShardState, open_store
+import pytest
+
+from store import BatchRecord, BatchStatus, ShardState, markers, open_store
 from store.segments import scan
 from tests.scheduler.world import SETTINGS, TestEngine, World, chats, running
 
@@ -47,6 +49,40 @@ async def test_stop_without_drain_cancels_what_is_in_flight(world: World, engine
         await scheduler.stop(drain_seconds=0)
         assert engine.inflight == 0
     assert await world.store.work.leased(batch.id) == 0
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+@pytest.mark.parametrize(
+    "marker", ["intake.ordered", "intake.admitted", "shard.leased", "request.started", "append.synced"]
+)
+async def test_ended_at_any_step_it_leaves_no_lease_behind(world: World, how: str, marker: str) -> None:
+    batch = await world.batch(chats(40))
+    scheduler = world.scheduler()
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def end(name: str) -> None:
+        if name == marker and not ended.is_set():
+            ended.set()
+            loop.call_soon_threadsafe(end_now)
+
+    def end_now() -> None:
+        if how == "cancel":
+            tasks[0].cancel()
+        else:
+            tasks.append(asyncio.ensure_future(scheduler.stop(drain_seconds=5)))
+
+    markers.install(end)
+    try:
+        async with running(scheduler) as tasks:
+            await asyncio.wait(tasks)
+    finally:
+        markers.install(None)
+    assert ended.is_set()
+    assert await world.store.work.leased(batch.id) == 0
+    async with running(world.scheduler(holder="two")):
+        found = await world.ended(batch)
+    assert found.counts.completed == 40
 
 
 async def test_ten_random_cancellations_give_what_an_undisturbed_run_gives(world: World, engine: TestEngine) -> None:
