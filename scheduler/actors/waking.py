@@ -21,11 +21,13 @@ async def sleep_until(event: asyncio.Event, seconds: float) -> bool:
         return False
 
 
-async def repeat(seconds: float, step: Callable[[], Awaitable[object]]) -> None:
-    """Take a step every `seconds`; one that fails is logged, and the next one follows."""
-    while True:
+async def repeat(seconds: float, step: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
+    """Take a step every `seconds`, the first one now if `at_once`; one that fails is logged, and the next one follows."""
+    if not at_once:
         await asyncio.sleep(seconds)
+    while True:
         try:
             await step()
         except Exception:
             log.exception("%s ended unexpectedly; it is tried again", getattr(step, "__qualname__", step))
+        await asyncio.sleep(seconds)
