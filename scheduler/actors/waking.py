@@ -22,7 +22,7 @@ async def sleep_until(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def repeat(seconds: float, step: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
-    """Take a step every `seconds`, the first one now if `at_once`; one that fails is logged, and the next one follows."""
+    """Take a step every `seconds` (the first now if `at_once`); one that fails is logged, and the next one follows."""
     if not at_once:
         await asyncio.sleep(seconds)
     while True:
