@@ -1,0 +1,36 @@
+"""Signals that reach the engine's own processes: an aborted answer is no result."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import psutil
+import pytest
+
+from engine.protocol import EngineUnavailable
+from tests.engine.vllm.harness import VllmUnderTest, host_pids, processes_named
+
+pytestmark = [pytest.mark.real_engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+
+
+async def test_an_interrupted_engine_gives_no_half_answers(under_test: VllmUnderTest) -> None:
+    flying = [asyncio.create_task(under_test.engine.generate(under_test.long_chat(f"{n}"))) for n in range(8)]
+    await under_test.until_running(8)
+    (core,) = processes_named("EngineCore", of=host_pids("chat"))
+    core.send_signal(signal.SIGINT)
+    outcomes = await asyncio.gather(*flying, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EngineUnavailable] * 8
+    await under_test.restart()
+    assert (await under_test.engine.generate(under_test.chat())).ok
+
+
+async def test_engine_processes_are_in_sessions_of_their_own(under_test: VllmUnderTest) -> None:
+    (host,) = host_pids("chat")
+    processes = [psutil.Process(host), *processes_named("VLLM", of=[host])]
+    assert len(processes) == 3
+    with open("/proc/self/stat") as own:  # noqa: PTH123
+        our_session = own.read().rpartition(")")[2].split()[3]
+    for process in processes:
+        with open(f"/proc/{process.pid}/stat") as stat:  # noqa: PTH123
+            assert stat.read().rpartition(")")[2].split()[3] != our_session
