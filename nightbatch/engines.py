@@ -19,6 +19,7 @@ from engine.simulated import PROFILES, SimulatedEngine, SimulatedFaults, simulat
 from engine.supervisor import Supervised
 from engine.vllm import VllmEngine
 from engine.vllm.arguments import UnknownArgument
+from engine.vllm.flags import known_options
 from engine.vllm.planning import Planned, Wanted, plan
 from nightbatch.config import Config, ConfigError, ModelConfig
 from nightbatch.preparing import prepare_with_progress
@@ -71,8 +72,10 @@ def _policy(engine: Engine) -> BackoffPolicy:
 def plan_local(models: Sequence[ModelConfig]) -> Planned:
     """Where each vLLM engine runs and what it gets. Blocks: reads the machine, prepares embedded models."""
     wanted = [wish for model in models for wish in _wishes(model)]
+    known = known_options() if any(wish.engine_args for wish in wanted) else None
+    cpu, cards, cores = read_cpu_memory(), read_cards(), read_cores()
     try:
-        return plan(wanted, cpu=read_cpu_memory(), cards=read_cards(), cores=read_cores(), cuda=has_cuda_build())
+        return plan(wanted, cpu=cpu, cards=cards, cores=cores, cuda=has_cuda_build(), known=known)
     except (MemoryRefused, NoSuchDevice, UnknownArgument) as error:
         raise ConfigError([str(error)]) from None
 

@@ -23,7 +23,6 @@ from engine.processes import EngineRecord, ProcessMark
 from engine.protocol import EngineOverloaded, EngineRequest, EngineResult, EngineStartError, EngineUnavailable, Usage
 from engine.vllm import frames
 from engine.vllm.causes import LOG_TAIL_BYTES, one_line, root_cause
-from engine.vllm.watch import ENGINE_DEAD_EXIT_CODE
 
 HOST_COMMAND = ("-m", "engine.vllm.host")
 LOG_BYTES_MAX = 32 * 1024 * 1024
@@ -291,9 +290,11 @@ class HostConnection:
 
     def _ending(self) -> str:
         code = self._process.returncode
+        if self._failed is not None:
+            return "lost its engine"
         if code is not None and code < 0:
             return f"was killed by signal {-code}"
-        return "lost its engine" if code == ENGINE_DEAD_EXIT_CODE else f"ended with exit code {code}"
+        return f"ended with exit code {code}"
 
     def _start_cause(self) -> str:
         failed = self._failed

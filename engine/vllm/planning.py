@@ -16,7 +16,7 @@ from engine.machine import NoSuchDevice
 from engine.memory import Demand, Device
 from engine.protocol import ModelKind
 from engine.vllm import source
-from engine.vllm.arguments import names_in, to_flags, value_of
+from engine.vllm.arguments import UnknownArgument, check_ours, names_in, settle, to_flags, value_of
 from engine.vllm.source import ModelSource, SourceError
 from engine.vllm.spec import VllmSpec
 
@@ -48,9 +48,18 @@ class Planned:
 
 
 def plan(
-    wanted: Sequence[Wanted], *, cpu: Device, cards: Sequence[Device], cores: Sequence[Core], cuda: bool
+    wanted: Sequence[Wanted],
+    *,
+    cpu: Device,
+    cards: Sequence[Device],
+    cores: Sequence[Core],
+    cuda: bool,
+    known: Mapping[str, bool] | None = None,
 ) -> Planned:
-    """`cuda` says which build of vLLM is installed. Raises MemoryRefused and NoSuchDevice."""
+    """`cuda` says which build of vLLM is installed, `known` its option strings (flags.known_options), None when they
+    are not to be checked here. Raises UnknownArgument, MemoryRefused and NoSuchDevice."""
+    for each in wanted:
+        _check_arguments(each, known)
     placed = [(each, _devices(each, cards, cuda)) for each in wanted]
     lines: list[str] = []
     grants: dict[str, memory.Grant] = {}
@@ -68,6 +77,15 @@ def plan(
         bindings, lines = core_plan.bindings, [*lines, *core_plan.lines]
     specs = tuple(_spec(each, devices, grants[each.name], bindings.get(each.name)) for each, devices in placed)
     return Planned(specs, tuple(lines))
+
+
+def _check_arguments(wanted: Wanted, known: Mapping[str, bool] | None) -> None:
+    try:
+        check_ours(wanted.engine_args)
+        if known is not None:
+            settle(to_flags(wanted.engine_args), known)
+    except UnknownArgument as error:
+        raise UnknownArgument(f"{wanted.name}: {error}") from None
 
 
 def _devices(wanted: Wanted, cards: Sequence[Device], cuda: bool) -> tuple[str, ...]:
