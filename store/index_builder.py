@@ -1,23 +1,24 @@
 """Building a line index from a file that may still be growing.
 
-Reads whole blocks, splits them into lines, looks into each line once, and writes records as it goes: what stays in
-memory is one block, the tail of the line that is not whole yet, and 8 bytes a line to find duplicates at the end.
+Reads block by block, looks into each line once, and writes records as it goes: what stays in memory is one block, the
+tail of the line that is not whole yet, and 8 bytes a line to find duplicates at the end.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from store.common_lines import common_lines
 from store.duplicates import duplicates
 from store.durable import write_all
 from store.index import (
@@ -32,18 +33,13 @@ from store.index import (
     Tables,
     checksum_of,
 )
+from store.index_records import ERROR_PLACE, Records, error_record
 from store.line_blocks import Block, LineBlocks, Overlong
-from store.line_shapes import NO_LADDER, U32_MAX, LineFacts
-from store.lines import LINE_ERROR_CODES, check_line, common_shape, parse_line
+from store.lines import check_line, parse_line
 from store.ranges import read_exactly
 from store.records import InputSummary, LineError
 
 READ_BYTES: Final = 256 * 1024
-NAMES_MAX: Final = 1000
-"""Distinct model names, and urls, in one file."""
-
-_NO_ID: Final = bytes(8)
-_ERROR_PLACE: Final = {code: place for place, code in enumerate(LINE_ERROR_CODES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class IndexBuilder:
         self._index_path = index_path
         self._limits = limits
         self._read_bytes = read_bytes
-        self._keyed = hashlib.blake2b(key=secret, digest_size=8)
+        self._records = Records(secret)
         self._blob_fd = os.open(blob_path, os.O_RDONLY | os.O_CLOEXEC)
         self._index_fd = os.open(index_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._blocks = LineBlocks(limits.line_bytes_max)
@@ -72,8 +68,6 @@ class IndexBuilder:
         self._lines = 0
         self._error_lines = 0
         self._hashes = bytearray()
-        self._models: dict[str, int] = {}
-        self._urls: dict[str, int] = {}
         self._sub_requests = 0
         self._prompt_bytes = 0
 
@@ -95,8 +89,8 @@ class IndexBuilder:
         return InputSummary(
             lines=self._lines,
             error_lines=self._error_lines,
-            models=tuple(self._models),
-            urls=tuple(self._urls),
+            models=tuple(self._records.models),
+            urls=tuple(self._records.urls),
             sub_requests=self._sub_requests,
             prompt_bytes=self._prompt_bytes,
             errors=self._errors_shown(),
@@ -116,92 +110,60 @@ class IndexBuilder:
         for piece in pieces:
             if self._too_many:
                 return
-            if isinstance(piece, Block):
-                self._add_block(piece)
-            else:
+            if isinstance(piece, Overlong):
                 self._line += 1
                 code = "line_too_long" if self._lines < self._limits.lines_max else "too_many_requests"
-                self._write_records([_error_record(code, self._line, piece.offset, piece.length)])
+                self._write(_table([error_record(code, self._line, piece.offset, piece.length)]))
+                continue
+            table = self._common_table(piece)
+            if table is None:
+                self._add_one_by_one(piece)
+            else:
+                self._line += len(table)
+                self._write(table)
 
-    def _add_block(self, block: Block) -> None:
-        """The hot loop: a few microseconds for each line, hence the local names and the few calls."""
-        models, urls, keyed_hash, pack = self._models, self._urls, self._keyed.copy, RECORD.pack
-        line_bytes_max = self._limits.line_bytes_max
+    def _common_table(self, block: Block) -> npt.NDArray[Any] | None:
+        """The records of a block of nothing but common lines: a microsecond or two for each line."""
+        lines = common_lines(block)
+        if lines is None:
+            return None
+        room = self._limits.lines_max - self._lines
+        if len(lines.offsets) > room or lines.lengths.max() > self._limits.line_bytes_max:
+            return None
+        return self._records.of_block(lines, self._line + 1)
+
+    def _add_one_by_one(self, block: Block) -> None:
         room = self._limits.lines_max - self._lines
         records: list[bytes] = []
         next_offset = block.offset
-        for line, raw in enumerate(block.lines, self._line + 1):
+        for whole in block.lines:
+            self._line += 1
             offset = next_offset
-            length = len(raw)
-            next_offset += length + 1
-            if raw[-1:] == b"\r":
-                length -= 1
-            if len(records) == room or length > line_bytes_max or not (block.is_ascii or _is_utf8(raw)):
-                facts = None
-            else:
-                facts = common_shape(raw)
-            if facts is None:
-                record = self._odd_record(raw[:length], line, offset, is_full=len(records) == room)
-                if record is not None:
-                    records.append(record)
-                if len(records) > room:
-                    break
+            next_offset += len(whole) + 1
+            raw = whole.removesuffix(b"\r")
+            if not raw or raw.isspace():
                 continue
-            model, url = models.get(facts.model), urls.get(facts.url)
-            if model is None or url is None:
-                records.append(self._record(facts, line, offset, length))
-                continue
-            keyed = keyed_hash()
-            keyed.update(facts.custom_id.encode())
-            records.append(
-                pack(
-                    offset,
-                    keyed.digest(),
-                    facts.ladder,
-                    length,
-                    line,
-                    facts.prompt_bytes,
-                    facts.output_tokens,
-                    facts.sub_requests,
-                    url,
-                    model,
-                    0,
-                )
-            )
-        self._line += len(block.lines)
-        self._write_records(records)
+            if len(records) == room:
+                records.append(error_record("too_many_requests", self._line, offset, len(raw)))
+                break
+            records.append(self._record(raw, offset))
+        self._write(_table(records))
 
-    def _odd_record(self, raw: bytes, line: int, offset: int, *, is_full: bool) -> bytes | None:
-        """The record of a line that has no common shape; None for a blank one."""
-        if not raw or raw.isspace():
-            return None
-        if is_full:
-            return _error_record("too_many_requests", line, offset, len(raw))
+    def _record(self, raw: bytes, offset: int) -> bytes:
         if len(raw) > self._limits.line_bytes_max:
-            return _error_record("line_too_long", line, offset, len(raw))
-        found = check_line(raw, line=line)
+            return error_record("line_too_long", self._line, offset, len(raw))
+        found = check_line(raw, line=self._line)
         if isinstance(found, LineError):
-            return _error_record(found.code, line, offset, len(raw))
-        return self._record(found, line, offset, len(raw))
+            return error_record(found.code, self._line, offset, len(raw))
+        return self._records.of_line(found, self._line, offset, len(raw))
 
-    def _record(self, facts: LineFacts, line: int, offset: int, length: int) -> bytes:
-        model, url = _place(self._models, facts.model), _place(self._urls, facts.url)
-        if model is None or url is None:
-            return _error_record("invalid_request", line, offset, length)
-        keyed = self._keyed.copy()
-        keyed.update(facts.custom_id.encode())
-        limits = (facts.prompt_bytes, facts.output_tokens, facts.sub_requests)
-        return RECORD.pack(offset, keyed.digest(), facts.ladder, length, line, *limits, url, model, 0)
-
-    def _write_records(self, records: Sequence[bytes]) -> None:
-        data = b"".join(records)
-        table = np.frombuffer(data, RECORD_DTYPE)
+    def _write(self, table: npt.NDArray[Any]) -> None:
         self._hashes += table["custom_id"].tobytes()
         self._sub_requests += int(table["sub_requests"].sum(dtype=np.uint64))
         self._prompt_bytes += int(table["prompt_bytes"].sum(dtype=np.uint64))
         self._error_lines += int(np.count_nonzero(table["error"]))
-        write_all(self._index_fd, data, HEADER.size + self._lines * RECORD.size)
-        self._lines += len(records)
+        write_all(self._index_fd, table.tobytes(), HEADER.size + self._lines * RECORD.size)
+        self._lines += len(table)
 
     def _custom_id_of(self, line_no: int) -> str:
         record = os.pread(self._index_fd, RECORD.size, HEADER.size + line_no * RECORD.size)
@@ -209,13 +171,13 @@ class IndexBuilder:
         return parse_line(read_exactly(self._blob_fd, length, offset, self._blob_path)).custom_id
 
     def _mark_duplicate(self, line_no: int) -> None:
-        place = struct.pack("<H", _ERROR_PLACE["duplicate_custom_id"])
+        place = struct.pack("<H", ERROR_PLACE["duplicate_custom_id"])
         write_all(self._index_fd, place, HEADER.size + line_no * RECORD.size + ERROR_AT)
         self._error_lines += 1
 
     def _seal(self, blob_bytes: int) -> None:
         """Write the tables, then the header with the checksum over everything, and make it all durable."""
-        tables = msgspec.json.encode(Tables(tuple(self._models), tuple(self._urls)))
+        tables = msgspec.json.encode(Tables(tuple(self._records.models), tuple(self._records.urls)))
         tables_at = HEADER.size + self._lines * RECORD.size
         write_all(self._index_fd, tables, tables_at)
         counts = (self._lines, blob_bytes, len(tables), self._error_lines, self._sub_requests, self._prompt_bytes)
@@ -233,21 +195,5 @@ class IndexBuilder:
         return tuple(itertools.islice(errors, self._limits.line_errors_shown_max))
 
 
-def _error_record(code: str, line: int, offset: int, length: int) -> bytes:
-    return RECORD.pack(offset, _NO_ID, NO_LADDER, min(length, U32_MAX), line, 0, 0, 0, 0, 0, _ERROR_PLACE[code])
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _place(names: dict[str, int], name: str) -> int | None:
-    """The name's place in the table, made if need be; None when the table is full."""
-    place = names.get(name)
-    if place is None and len(names) < NAMES_MAX:
-        place = names[name] = len(names)
-    return place
+def _table(records: Sequence[bytes]) -> npt.NDArray[Any]:
+    return np.frombuffer(b"".join(records), RECORD_DTYPE)

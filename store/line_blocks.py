@@ -1,4 +1,4 @@
-"""Cutting a stream of chunks into whole lines, without ever holding a line that is too long."""
+"""Cutting a stream of chunks into blocks of whole lines, without ever holding a line that is too long."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Block(NamedTuple):
-    """Whole lines without their newlines, the first at `offset`, each behind the one before and its newline.
-
-    `is_ascii` says that all of them are. (A list of lines split in one go: the bytes are copied once.)
-    """
+    """Whole lines, the first at `offset` of the stream; a newline between two of them, none behind the last."""
 
     offset: int
-    lines: list[bytes]
-    is_ascii: bool
+    data: bytes
+
+    @property
+    def lines(self) -> list[bytes]:
+        return self.data.split(b"\n")
 
 
 class Overlong(NamedTuple):
@@ -36,6 +36,7 @@ class LineBlocks:
 
     def take(self, chunk: bytes) -> Iterator[Block | Overlong]:
         self._position += len(chunk)
+        start = 0
         if self._overlong:
             line_end = chunk.find(b"\n")
             if line_end < 0:
@@ -44,16 +45,14 @@ class LineBlocks:
             yield Overlong(self._tail_offset, stop - self._tail_offset)
             self._overlong = False
             self._tail_offset = stop + 1
-            chunk = chunk[line_end + 1 :]
-        lines = chunk.split(b"\n")
-        last = lines.pop()
-        if lines:
-            lines[0] = self._tail + lines[0]
-            yield Block(self._tail_offset, lines, chunk.isascii() and lines[0].isascii())
-            self._tail = last
-            self._tail_offset = self._position - len(last)
+            start = line_end + 1
+        end = chunk.rfind(b"\n", start)
+        if end >= 0:
+            yield Block(self._tail_offset, b"".join((self._tail, memoryview(chunk)[start:end])))
+            self._tail = chunk[end + 1 :]
+            self._tail_offset = self._position - len(self._tail)
         else:
-            self._tail += last
+            self._tail += chunk[start:]
         if len(self._tail) > self._tail_bytes_max:
             self._overlong = True
             self._tail = b""
@@ -63,4 +62,4 @@ class LineBlocks:
         if self._overlong:
             yield Overlong(self._tail_offset, self._position - self._tail_offset)
         elif self._tail:
-            yield Block(self._tail_offset, [self._tail], self._tail.isascii())
+            yield Block(self._tail_offset, self._tail)

@@ -12,6 +12,7 @@ from store import index_builder
 from store.duplicates import duplicates
 from store.index import RECORD_DTYPE, LineIndex
 from store.index_builder import IndexBuilder, IndexLimits
+from store.index_records import NAMES_MAX
 from store.line_blocks import Block, LineBlocks, Overlong
 from store.lines import LINE_ERROR_CODES
 from store.records import Damaged, InputSummary
@@ -78,6 +79,18 @@ def test_blank_lines_are_left_out_and_line_numbers_stay_right(tmp_path: Path) ->
     assert [(error.code, error.line) for error in summary.errors] == [("invalid_json_line", 5)]
 
 
+def test_lines_opened_together_have_the_records_of_lines_opened_one_by_one(tmp_path: Path) -> None:
+    lines = [request(str(number), model="mn"[number % 2], content="é" * number * 40) for number in range(60)]
+    build(tmp_path, b"\n".join(lines))
+    together = LineIndex.open(tmp_path / "blob.index")
+    build(tmp_path, b"\r\n".join(lines))  # a carriage return asks for a closer look
+    one_by_one = LineIndex.open(tmp_path / "blob.index")
+    assert together.models == one_by_one.models
+    for field in set(RECORD_DTYPE.names or ()) - {"offset"}:
+        assert together.records[field].tolist() == one_by_one.records[field].tolist()
+    assert together.records["custom_id"].all()
+
+
 def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
     (error,) = build(tmp_path, b"\xef\xbb\xbf" + request("a") + b"\n" + request("b")).errors
     assert (error.code, error.line) == ("invalid_json_line", 1)
@@ -140,13 +153,13 @@ def test_only_so_many_errors_are_shown_and_all_are_counted(tmp_path: Path) -> No
 
 
 def test_too_many_model_names_are_an_error_of_the_first_line_too_many(tmp_path: Path) -> None:
-    lines = [request(str(number), model=f"m{number}") for number in range(index_builder.NAMES_MAX + 2)]
+    lines = [request(str(number), model=f"m{number}") for number in range(NAMES_MAX + 2)]
     limits = IndexLimits(line_bytes_max=4096, lines_max=5000, line_errors_shown_max=10)
     summary = build(tmp_path, b"\n".join(lines), limits)
-    assert len(summary.models) == index_builder.NAMES_MAX
+    assert len(summary.models) == NAMES_MAX
     assert [(error.code, error.line) for error in summary.errors] == [
-        ("invalid_request", index_builder.NAMES_MAX + 1),
-        ("invalid_request", index_builder.NAMES_MAX + 2),
+        ("invalid_request", NAMES_MAX + 1),
+        ("invalid_request", NAMES_MAX + 2),
     ]
     assert "model" in summary.errors[0].message
 
@@ -226,7 +239,6 @@ def test_blocks_hold_every_line_that_is_not_too_long(chunks: list[bytes]) -> Non
             found.append((piece.offset, piece.length))
             continue
         assert isinstance(piece, Block)
-        assert not piece.is_ascii or all(line.isascii() for line in piece.lines)
         offset = piece.offset
         for line in piece.lines:
             assert data[offset : offset + len(line)] == line

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.common_lines import columns_of, common_lines
+from store.line_blocks import Block
 from store.line_shapes import LineFacts, explain, ladder_of
-from store.lines import check_line, common_shape, parse_line
+from store.lines import check_line, common_shape, decode_common, parse_line
 from store.records import LineError
 
 CHAT = "/v1/chat/completions"
@@ -202,3 +205,72 @@ def test_the_fast_look_at_a_line_agrees_with_the_complete_one(
     raw = json.dumps({"custom_id": custom_id, "method": method, "url": CHAT, "body": body}).encode()
     fast = common_shape(raw)
     assert fast is None or fast == explain(raw, 1)
+
+
+def one_by_one(lines: list[bytes]) -> list[tuple[Any, ...]] | None:
+    found = [common_shape(line) for line in lines]
+    rows = [msgspec.structs.astuple(facts) for facts in found if facts is not None]
+    return rows if len(rows) == len(lines) else None
+
+
+def together(lines: list[bytes]) -> list[tuple[Any, ...]] | None:
+    decoded = decode_common(b"\n".join(lines))
+    columns = None if decoded is None else columns_of(decoded)
+    if columns is None:
+        return None
+    fields = (columns.custom_ids, columns.urls, columns.models, columns.prompt_bytes)
+    return list(zip(*fields, columns.output_tokens, columns.sub_requests, columns.ladders, strict=True))
+
+
+@given(
+    bodies=st.lists(BODIES, min_size=1, max_size=3),
+    ascii_only=st.booleans(),
+)
+def test_lines_opened_together_have_the_facts_they_have_alone(bodies: list[dict[str, Any]], ascii_only: bool) -> None:
+    lines = [
+        json.dumps({"custom_id": "ä", "method": "POST", "url": CHAT, "body": body}, ensure_ascii=ascii_only).encode()
+        for body in bodies
+    ]
+    assert together(lines) == one_by_one(lines)
+
+
+def test_chats_opened_together_have_the_facts_they_have_alone() -> None:
+    limits: list[dict[str, Any]] = [{}, {"max_tokens": 3, "n": 2}, {"max_completion_tokens": 4, "max_tokens": 9}]
+    contents = [["ä" * 200, "b"], ["x" * 1100], []]
+    lines = [
+        a_line({"messages": [{"role": "user", "content": content} for content in texts], **limit})
+        for texts, limit in zip(contents, limits, strict=True)
+    ]
+    assert together(lines) == one_by_one(lines)
+    assert together(lines) is not None
+
+
+GOOD = a_line()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GOOD + b"\n" + GOOD.replace(b", ", b",\n"),
+        GOOD + GOOD + b"\n" + GOOD[:-1] + b"\n" + GOOD[-1:],
+        GOOD + GOOD,
+        GOOD + b"\n\n" + GOOD,
+        GOOD + b"\r\n" + GOOD,
+        b"\n" + GOOD,
+        GOOD + b" \n" + GOOD,
+        GOOD + b"\n" + GOOD[:-1] + b', "x": "\xff"}',
+        a_line({"user": "?"}).replace(b"?", b"}\n{"),
+        GOOD + b"\n" + b"{}",
+        b"",
+    ],
+)
+def test_lines_are_opened_together_only_when_each_is_one_value(data: bytes) -> None:
+    assert common_lines(Block(0, data)) is None
+
+
+def test_lines_opened_together_are_found_where_they_stand() -> None:
+    longer = a_line({"messages": [{"role": "user", "content": "größer"}]})
+    lines = common_lines(Block(100, GOOD + b"\n" + longer + b"\n" + GOOD))
+    assert lines is not None
+    assert lines.offsets.tolist() == [100, 101 + len(GOOD), 102 + len(GOOD) + len(longer)]
+    assert lines.lengths.tolist() == [len(GOOD), len(longer), len(GOOD)]
