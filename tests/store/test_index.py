@@ -81,10 +81,13 @@ def test_blank_lines_are_left_out_and_line_numbers_stay_right(tmp_path: Path) ->
 
 def test_lines_opened_together_have_the_records_of_lines_opened_one_by_one(tmp_path: Path) -> None:
     lines = [request(str(number), model="mn"[number % 2], content="é" * number * 40) for number in range(60)]
-    build(tmp_path, b"\n".join(lines))
-    together = LineIndex.open(tmp_path / "blob.index")
-    build(tmp_path, b"\r\n".join(lines))  # a carriage return asks for a closer look
-    one_by_one = LineIndex.open(tmp_path / "blob.index")
+    found = []
+    for ending in (b"\n", b"\r\n"):  # a carriage return asks for a closer look
+        folder = tmp_path / str(len(ending))
+        folder.mkdir()
+        build(folder, ending.join(lines))
+        found.append(LineIndex.open(folder / "blob.index"))
+    together, one_by_one = found
     assert together.models == one_by_one.models
     for field in set(RECORD_DTYPE.names or ()) - {"offset"}:
         assert together.records[field].tolist() == one_by_one.records[field].tolist()
