@@ -187,7 +187,7 @@ class LineIndex:
         code, line, length = LINE_ERROR_CODES[record["error"]], int(record["line"]), int(record["length"])
         if code == "line_too_long":
             limit = self.header.line_bytes_max
-            return LineError(code, f"This line has {length:,} bytes; at most {limit:,} are allowed.", line=line)
+            return LineError(code, f"This line has {length:,} bytes; at most {limit:,} are allowed (line_mib_max in [store]).", line=line)
         if code == "too_many_requests":
             limit = self.header.lines_max
             return LineError(code, f"The file has more than {limit:,} requests; split it into several.", line=line)
