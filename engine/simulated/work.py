@@ -4,6 +4,7 @@ body. The device decides only when it is ready."""
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,16 +69,22 @@ def plan_work(request: EngineRequest, model: ModelInfo | None, profile: Simulate
     except InvalidBody as error:
         raise reject(str(error)) from None
     # The order of keys and the spaces between them do not change what is asked.
-    canonical = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
-    seed = xxhash.xxh3_64_intdigest(canonical, seed=xxhash.xxh3_64_intdigest(f"{model.id} {request.endpoint}".encode()))
+    fields = msgspec.json.decode(body)
+    seed = _seed(fields, model, request.endpoint)
     stream_usage = options is not None and wants_stream_usage(bytes(options))
     match request.endpoint:
         case "/v1/chat/completions":
             return _plan_chat(model, seed, body, profile, stream_usage)
         case "/v1/completions":
-            return _plan_completion(model, seed, body, profile, stream_usage)
+            rest_seed = _seed({**fields, "prompt": None}, model, request.endpoint)
+            return _plan_completion(model, seed, rest_seed, body, profile, stream_usage)
         case _:
             return Work(request.endpoint, model, seed, body, _pooling_prompts(model, request.endpoint, body))
+
+
+def _seed(fields: Mapping[str, Any], model: ModelInfo, endpoint: str) -> int:
+    canonical = msgspec.json.encode(fields, order="sorted")
+    return xxhash.xxh3_64_intdigest(canonical, seed=xxhash.xxh3_64_intdigest(f"{model.id} {endpoint}".encode()))
 
 
 def _plan_chat(model: ModelInfo, seed: int, body: bytes, profile: SimulatedProfile, stream_usage: bool) -> Work:
@@ -108,15 +115,18 @@ def _chat_output(chat: read.ChatBody, chance: random.Random, limit: int, profile
     return _free_output(chat, chance, limit, profile)
 
 
-def _plan_completion(model: ModelInfo, seed: int, body: bytes, profile: SimulatedProfile, stream_usage: bool) -> Work:
+def _plan_completion(
+    model: ModelInfo, seed: int, rest_seed: int, body: bytes, profile: SimulatedProfile, stream_usage: bool
+) -> Work:
+    """A prompt's choices depend on that prompt and on the rest of the body, not on the prompts beside it."""
     completion = read.read_completion(body)
     prompts = tuple(read.text_prompts(completion.prompt, "prompt"))
     outputs: list[Output] = []
-    for number, prompt in enumerate(prompts):
+    for prompt in prompts:
         limit = _output_limit(model, prompt, completion.max_tokens, "prompt")
+        prompt_seed = xxhash.xxh3_64_intdigest(prompt.content, seed=rest_seed)
         for choice in range(completion.choices):
-            chance = _chance(seed + number * read.CHOICES_MAX + choice)
-            made = _free_output(completion, chance, limit, profile)
+            made = _free_output(completion, _chance(prompt_seed + choice), limit, profile)
             outputs.append(Output(made.pieces, made.finish_reason, prompt.text if completion.echo else ""))
     return Work(COMPLETIONS, model, seed, body, prompts, tuple(outputs), stream_usage=stream_usage)
 
