@@ -187,10 +187,12 @@ class LineIndex:
         code, line, length = LINE_ERROR_CODES[record["error"]], int(record["line"]), int(record["length"])
         if code == "line_too_long":
             limit = self.header.line_bytes_max
-            return LineError(code, f"This line has {length:,} bytes; at most {limit:,} are allowed (line_mib_max in [store]).", line=line)
+            message = f"This line has {length:,} bytes; at most {limit:,} are allowed (line_mib_max in [store])."
+            return LineError(code, message, line=line)
         if code == "too_many_requests":
             limit = self.header.lines_max
-            return LineError(code, f"The file has more than {limit:,} requests; split it into several.", line=line)
+            message = f"The file has more than {limit:,} requests (lines_max in [store])."
+            return LineError(code, message, line=line)
         if code == "duplicate_custom_id":
             first = self._first_like(fd, line_no, firsts[int(record["custom_id"])])
             message = f"The custom_id of this line was already used on line {first}."
