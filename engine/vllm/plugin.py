@@ -6,7 +6,6 @@ unless our host marked the environment.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,14 +20,17 @@ ORPHANED_EXIT_CODE = 70
 
 
 def register() -> None:
-    """Called once in every vLLM process: host, EngineCore, Worker."""
+    """Called once in every vLLM process: host, EngineCore, Worker.
+
+    No `setsid` here: the three share the host's session, which no terminal owns, so Ctrl-C reaches none of them. A
+    session of its own for each would cost half the speed: Linux shares CPU time between sessions first (autogroup), and
+    EngineCore, which spins with sched_yield while it waits for the Worker, would yield to nobody.
+    """
     if ENGINE_MARK not in os.environ:
         return
     parent = multiprocessing.parent_process()
     if parent is None:  # the host itself: it watches the server, not a parent
         return
-    with contextlib.suppress(PermissionError):  # already the leader of a session of its own
-        os.setsid()
     threading.Thread(target=_end_with, args=(parent.sentinel,), name="nightbatch-parent-watch", daemon=True).start()
 
 

@@ -26,8 +26,9 @@ async def test_an_interrupted_engine_gives_no_half_answers(under_test: VllmUnder
     assert (await under_test.engine.generate(under_test.chat())).ok
 
 
-async def test_engine_processes_are_in_sessions_of_their_own(under_test: VllmUnderTest) -> None:
+async def test_engine_processes_share_a_session_that_no_terminal_owns(under_test: VllmUnderTest) -> None:
     (host,) = host_pids("chat")
     processes = [psutil.Process(host), *processes_named("VLLM", of=[host])]
     assert len(processes) == 3
-    assert os.getsid(0) not in {os.getsid(process.pid) for process in processes}
+    assert {os.getsid(process.pid) for process in processes} == {host}
+    assert os.getsid(0) != host
