@@ -21,6 +21,7 @@ from nightbatch.compose import House, compose
 from nightbatch.config import Config, ConfigError
 from nightbatch.narration import EngineNarrator
 from store import markers
+from store.allocator import keep_freed_memory
 from store.records import StoreError
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def run_server(config: Config, environment: Mapping[str, str] | None = None) -> 
     """Serve until SIGINT or SIGTERM; returns the exit code. A second signal while draining ends it at once."""
     environment = os.environ if environment is None else environment
     logs.configure(config.logging.level, config.logging.format)
+    keep_freed_memory()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if where := environment.get("NIGHTBATCH_KILL_AT"):
         install_kill(where)

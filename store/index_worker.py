@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from store.allocator import keep_freed_memory
 from store.index_builder import IndexBuilder, IndexLimits
 from store.index_jobs import AbortJob, Answer, BeginJob, GrowJob, Indexed, NotIndexed, Order
 
@@ -32,6 +33,7 @@ _READ_BYTES: Final = 64 * 1024
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server ends us when it is done
     os.nice(NICENESS)
+    keep_freed_memory()
     sys.setrecursionlimit(NESTING_MAX)
     orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     parent_pid = int(sys.argv[1])
