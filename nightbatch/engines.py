@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine.vllm.arguments import UnknownArgument
 from engine.vllm.flags import known_options
 from engine.vllm.planning import Planned, Wanted, plan
 from nightbatch.config import Config, ConfigError, ModelConfig
+from nightbatch.engine_names import EngineNames
 from nightbatch.preparing import prepare_with_progress
 
 MIB = 1024 * 1024
@@ -46,20 +46,21 @@ async def build_fleet(
     Raises ConfigError for what cannot be served as configured; the message holds the arithmetic.
     """
     ended = await asyncio.to_thread(end_orphans, folder)
+    names = EngineNames()
     engines: list[Engine] = []
     models: list[str] = []
     planned = Planned((), ())
     local = [model for model in config.served if model.engine == "vllm"]
     if local:
-        planned = await asyncio.to_thread(plan_local, local)
+        planned = await asyncio.to_thread(plan_local, local, names)
         models += [f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}" for spec in planned.specs]
         engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
     for model in config.served:
         if model.engine == "simulated":
-            engines += simulated_engines(model, now)
+            engines += simulated_engines(model, names, now)
             models.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
         elif model.engine == "remote":
-            engines += remote_engines(model, environment, now)
+            engines += remote_engines(model, environment, names, now)
             models += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
     supervised = tuple(Supervised(engine, _policy(engine), now=now) for engine in engines)
     return Fleet(supervised, tuple(models), planned.lines, tuple(ended))
@@ -69,9 +70,9 @@ def _policy(engine: Engine) -> BackoffPolicy:
     return REMOTE_BACKOFF if isinstance(engine, RemoteEngine) else ENGINE_BACKOFF
 
 
-def plan_local(models: Sequence[ModelConfig]) -> Planned:
+def plan_local(models: Sequence[ModelConfig], names: EngineNames) -> Planned:
     """Where each vLLM engine runs and what it gets. Blocks: reads the machine, prepares embedded models."""
-    wanted = [wish for model in models for wish in _wishes(model)]
+    wanted = [wish for model in models for wish in _wishes(model, names)]
     known = known_options() if any(wish.engine_args for wish in wanted) else None
     cpu, cards, cores = read_cpu_memory(), read_cards(), read_cores()
     try:
@@ -80,7 +81,7 @@ def plan_local(models: Sequence[ModelConfig]) -> Planned:
         raise ConfigError([str(error)]) from None
 
 
-def _wishes(model: ModelConfig) -> list[Wanted]:
+def _wishes(model: ModelConfig, names: EngineNames) -> list[Wanted]:
     embedded = embedded_of(model)
     source, kind = model.weights, ModelKind(model.kind) if model.kind else None
     if embedded is not None:
@@ -100,7 +101,7 @@ def _wishes(model: ModelConfig) -> list[Wanted]:
             kv_cache_bytes=model.kv_cache_mib * MIB if model.kv_cache_mib else None,
             environment=model.environment,
         )
-        for name in _names(model)
+        for name in names.of_model(str(model.name), model.replicas)
     ]
 
 
@@ -110,7 +111,9 @@ def embedded_of(model: ModelConfig) -> EmbeddedModel | None:
     return None if found is None or Path(model.weights).is_dir() else found
 
 
-def remote_engines(model: ModelConfig, environment: Mapping[str, str], now: Callable[[], float]) -> list[RemoteEngine]:
+def remote_engines(
+    model: ModelConfig, environment: Mapping[str, str], names: EngineNames, now: Callable[[], float]
+) -> list[RemoteEngine]:
     api_key = None
     if model.api_key_env:
         api_key = environment.get(model.api_key_env)
@@ -118,7 +121,7 @@ def remote_engines(model: ModelConfig, environment: Mapping[str, str], now: Call
             raise ConfigError([f"models: api_key_env: the variable {model.api_key_env} is not set"])
     return [
         RemoteEngine(
-            _slug(re.sub(r"^https?://", "", url)),
+            names.of_url(url),
             url,
             api_key=api_key,
             models=[model.id] if model.id else None,
@@ -129,13 +132,13 @@ def remote_engines(model: ModelConfig, environment: Mapping[str, str], now: Call
     ]
 
 
-def simulated_engines(model: ModelConfig, now: Callable[[], float]) -> list[SimulatedEngine]:
+def simulated_engines(model: ModelConfig, names: EngineNames, now: Callable[[], float]) -> list[SimulatedEngine]:
     profile = PROFILES.get(model.profile or "")
     if profile is None:
         raise ConfigError([f"profile {model.profile!r} is not known: choose one of {', '.join(PROFILES)}"])
     try:
-        faults = SimulatedFaults(**model.faults)
-    except TypeError as error:
+        faults = SimulatedFaults.of(model.faults)
+    except ValueError as error:
         raise ConfigError([f"models: {model.name}: faults: {error}"]) from None
     served = [simulated_model(str(model.name), profile, ModelKind(model.kind or "generate"))]
     return [
@@ -148,15 +151,5 @@ def simulated_engines(model: ModelConfig, now: Callable[[], float]) -> list[Simu
             time_scale=model.time_scale,
             now=now,
         )
-        for number, name in enumerate(_names(model))
+        for number, name in enumerate(names.of_model(str(model.name), model.replicas))
     ]
-
-
-def _names(model: ModelConfig) -> list[str]:
-    """Engine names are file names too."""
-    name = _slug(str(model.name))
-    return [name] if model.replicas == 1 else [f"{name}-{number}" for number in range(1, model.replicas + 1)]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")

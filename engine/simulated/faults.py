@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from enum import Enum, auto
+from typing import Any
+
+import msgspec
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,7 @@ class SimulatedFaults:
     die_after_requests: int | None = None
     die_probability: float = 0.0
     deaths_max: int | None = None
-    poison: str | bytes | None = None
+    poison: str | None = None
     start_seconds: float = 0.0
     failing_starts: int = 0
     start_cause: str = "simulated: out of memory while loading weights"
@@ -28,6 +33,28 @@ class SimulatedFaults:
     abort_probability: float = 0.0
     abort_marker: str | None = None
     overload_marker: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("die_probability", "overload_probability", "abort_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1, not {getattr(self, name)}")
+        for name in ("die_after_requests", "deaths_max", "start_seconds"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> SimulatedFaults:
+        """From configuration. ValueError names the fault that is unknown, or of a wrong type or size."""
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"unknown fault {unknown[0]} (known: {', '.join(known)})")
+        try:
+            return msgspec.convert(given, cls)
+        except msgspec.ValidationError as error:
+            complaint, _, path = str(error).partition(" - at ")
+            place = path.strip("`").removeprefix("$").lstrip(".")
+            raise ValueError(f"{place}: {complaint}" if place else complaint) from None
 
 
 class Fate(Enum):
@@ -38,8 +65,8 @@ class Fate(Enum):
 
 
 class _Marker:
-    def __init__(self, text: str | bytes | None) -> None:
-        self._bytes = text.encode() if isinstance(text, str) else text
+    def __init__(self, text: str | None) -> None:
+        self._bytes = None if text is None else text.encode()
 
     def marks(self, body: bytes) -> bool:
         return self._bytes is not None and self._bytes in body

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from engine.embedded import EmbeddedError, prepared
 from nightbatch.checks import Finding, fail, ok
 from nightbatch.config import ConfigError, ModelConfig
+from nightbatch.engine_names import EngineNames
 from nightbatch.engines import embedded_of, plan_local
 
 
@@ -16,7 +17,7 @@ def placement(models: Sequence[ModelConfig]) -> Iterator[Finding]:
     if not local:
         return
     try:
-        lines = plan_local(local).lines
+        lines = plan_local(local, EngineNames()).lines
     except ConfigError as error:
         for problem in error.problems:
             yield fail("placement", problem, "memory_share, kv_cache_mib and device of each model decide it")

@@ -157,7 +157,7 @@ async def test_an_engine_that_is_gone_for_long_hands_its_suspects_to_another(wor
 
 async def test_a_supervised_engine_that_poison_kills_comes_back_and_the_rest_completes(world: World) -> None:
     simulated = SimulatedEngine(
-        "sim", CPU_135M, models=[simulated_model("smol", CPU_135M)], faults=SimulatedFaults(poison=b"poison")
+        "sim", CPU_135M, models=[simulated_model("smol", CPU_135M)], faults=SimulatedFaults(poison="poison")
     )
     policy = BackoffPolicy(first_seconds=0.001, longest_seconds=0.01)
     engine = Supervised(simulated, policy, poll_seconds=0.01)
