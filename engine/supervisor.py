@@ -149,7 +149,6 @@ class Supervised:
             return f"{type(error).__name__}: {error}"
         self._status = replace(self._status, incarnation=self._status.incarnation + 1)
         self._set(EngineState.READY)
-        log.info("engine %s is ready", self.name, extra={"engine": self.name})
         return None
 
     async def _watch_until_dead(self) -> str:

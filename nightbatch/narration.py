@@ -1,4 +1,4 @@
-"""Tells the log what becomes of the engines: starting, ready after so many seconds, dead and why."""
+"""Tells the log when engines start and are ready, and after how long. Their deaths are the supervisor's to tell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,5 @@ class EngineNarrator:
             log.info("engine %s is ready after %.0f s", name, seconds, extra=extra)
             return
         self._left_rest_at.setdefault(name, self._now())
-        level = logging.INFO if status.state in {EngineState.STARTING, EngineState.STOPPED} else logging.WARNING
-        log.log(
-            level, "engine %s is %s%s", name, status.state, f": {status.reason}" if status.reason else "", extra=extra
-        )
+        if status.state is EngineState.STARTING:
+            log.info("engine %s is starting", name, extra=extra)

@@ -66,7 +66,14 @@ def _engine_processes(server: ServerProcess) -> list[psutil.Process]:
 
 
 def _shared_memory() -> set[Path]:
-    return set(Path("/dev/shm").iterdir())
+    """Without what a living process has mapped: another engine on this machine is none of ours."""
+    mapped: set[str] = set()
+    for process in psutil.process_iter():
+        try:
+            mapped.update(region.path for region in process.memory_maps() if region.path.startswith("/dev/shm/"))
+        except psutil.Error:
+            continue
+    return {path for path in Path("/dev/shm").iterdir() if str(path) not in mapped}
 
 
 def _with_32_in_flight(server: ServerProcess, client: openai.OpenAI, batch_id: str, beyond: int) -> Batch:
