@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduler.loop import Scheduler
-
 from engine.registry import Registry
 from nightbatch.config import Config
 from nightbatch.engines import Fleet, build_fleet
+from scheduler.loop import Scheduler
 from scheduler.settings import SchedulerSettings
 from server.app import create_app
 from server.settings import ServerSettings, Tier
@@ -99,6 +98,7 @@ def scheduler_settings(config: Config) -> SchedulerSettings:
         append_interval_ms=section.append_interval_ms,
         inflight_requests_multiple=section.inflight_requests_multiple,
         inflight_tokens_multiple=section.inflight_tokens_multiple,
+        slice_sub_requests_max=section.slice_sub_requests_max,
         output_tokens_assumed=section.output_tokens_assumed,
         answer_attempts_max=section.answer_attempts_max,
         intakes_max=section.intakes_max,

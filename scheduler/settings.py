@@ -40,6 +40,8 @@ class SchedulerSettings:
     """Sub-requests in flight, as a multiple of the engine's own `inflight_requests_max`."""
     inflight_tokens_multiple: float = 1.0
     """KV tokens in flight, as a multiple of the engine's own `inflight_tokens_max`."""
+    slice_sub_requests_max: int = 64
+    """A line of more sub-requests (inputs, prompts, documents) goes to the engine in slices of at most so many."""
     prompt_bytes_per_token: float = 3.0
     """For estimates of KV use before a tokenizer has seen the prompt; low, so that the estimate errs upwards."""
     output_tokens_assumed: int = 256

@@ -63,6 +63,7 @@ class SchedulerSection(Section):
     append_interval_ms: float = Field(50.0, gt=0, description="results of this long are written and flushed together")
     inflight_requests_multiple: float = Field(1.0, gt=0, description="requests in flight, times what an engine runs")
     inflight_tokens_multiple: float = Field(1.0, gt=0, description="KV tokens in flight, times what an engine holds")
+    slice_sub_requests_max: int = Field(64, ge=1, description="a line of more inputs is sent in slices of so many")
     output_tokens_assumed: int = Field(256, ge=1, description="counted for a request that sets no limit of its own")
     answer_attempts_max: int = Field(4, ge=1, description="times a line is sent while its engine answers 5xx")
     intakes_max: int = Field(2, ge=1, description="batches validated at once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from engine.protocol import (
     Engine,
@@ -15,12 +16,15 @@ from engine.protocol import (
     EngineUnavailable,
 )
 from engine.registry import Registry
+from engine.slices import split
 from scheduler.actors import isolation
 from scheduler.actors.desk import Desk
 from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.lane import Lane
 from scheduler.actors.outcomes import Outcomes, Record
+from scheduler.actors.slicing import divide
 from scheduler.actors.waiting import Waiting
+from scheduler.policy.packer import slice_size
 from scheduler.policy.planner import ModelKey
 from scheduler.settings import SchedulerSettings
 from store.markers import reach
@@ -93,6 +97,8 @@ class Dispatcher:
                 self._advance(desk)
         for lane in self._waiting:
             while (line := lane.peek()) is not None:
+                if line.cost.requests > 1 and not line.whole and self._divide(lane, line):
+                    continue
                 desk_found = self._desk_for(lane, line)
                 if desk_found is None:
                     break
@@ -109,6 +115,20 @@ class Dispatcher:
             now=self._monotonic(),
             patience_seconds=self._settings.isolation_patience_seconds,
         )
+
+    def _divide(self, lane: Lane, line: Line) -> bool:
+        """Put slices in the place of a line that is too large for the engines that could take it now."""
+        budgets = [self._desk(engine).budget() for engine in self._registry.candidates(lane.key.id, lane.key.revision)]
+        if not budgets:
+            return False
+        limit = self._settings.slice_sub_requests_max
+        size = min(slice_size(budget, line.cost, sub_requests_max=limit) for budget in budgets)
+        slices = split(line.shard.endpoint, line.body, size) if size < line.cost.requests else None
+        if slices is None:
+            line.whole = True
+            return False
+        lane.divide(line, divide(line, slices))
+        return True
 
     def _desk_for(self, lane: Lane, line: Line) -> Desk | None:
         exclude: tuple[str, ...] = ()
@@ -135,11 +155,17 @@ class Dispatcher:
         incarnation = desk.take(line)
         task = asyncio.create_task(self._run(line, desk, incarnation))
         self._tasks.add(task)
-        line.shard.tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(line.shard.tasks.discard)
+        line.shard.tasks[task] = line
+        task.add_done_callback(partial(self._ended, line, desk, incarnation, line.sent))
+
+    def _ended(self, line: Line, desk: Desk, incarnation: int, sent: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        line.shard.tasks.pop(task, None)
+        if line.begun < sent:  # cancelled before its first step, so that `_run` has given nothing back
+            self._give_back(line, desk, incarnation, died=False)
 
     async def _run(self, line: Line, desk: Desk, incarnation: int) -> None:
+        line.begun = line.sent
         died = False
         try:
             result = await _ask(line, desk.engine)
@@ -156,24 +182,28 @@ class Dispatcher:
         else:
             self._outcomes.answered(line, desk, result)
         finally:
-            # Also when this task was cancelled: it may be the last one that others of a death wait for.
-            dead = desk.give_back(line, incarnation, died=died)
-            if dead:
-                self._outcomes.died(dead, desk)
-            self.pump()
+            self._give_back(line, desk, incarnation, died=died)
+
+    def _give_back(self, line: Line, desk: Desk, incarnation: int, *, died: bool) -> None:
+        """Also for a task that was cancelled: it may be the last one that others of a death wait for."""
+        dead = desk.give_back(line, incarnation, died=died)
+        if dead:
+            self._outcomes.died(dead, desk)
+        self.pump()
 
 
 async def _ask(line: Line, engine: Engine) -> EngineResult:
     limit = engine.limits().body_bytes_max
-    if len(line.body) > limit:
-        return _too_large(len(line.body), limit)
+    body = line.request_body()
+    if len(body) > limit:
+        return _too_large(len(body), limit)
     shard = line.shard
     request = EngineRequest(
         # Unique over restarts of this process too: an engine elsewhere may not have forgotten an earlier try yet.
-        request_id=f"{shard.batch_id}-{line.line_no}-{shard.lease.generation}.{line.sent}",
+        request_id=f"{shard.batch_id}-{line.request_name}-{shard.lease.generation}.{line.sent}",
         model=shard.model.id,
         endpoint=shard.endpoint,
-        body=line.body,
+        body=body,
         sub_requests=line.cost.requests,
     )
     reach("request.started")

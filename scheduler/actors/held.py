@@ -14,7 +14,11 @@ from store.segments import SegmentWriter
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """A request of a held shard. `sent` counts how often it went to an engine, the rest why it came back."""
+    """A request of a held shard. `sent` counts how often it went to an engine, the rest why it came back.
+
+    `begun` is the value of `sent` when a task last began to ask for it. `whole`: it is sent as one request, whatever
+    its size.
+    """
 
     shard: HeldShard
     line_no: int
@@ -24,6 +28,21 @@ class Line:
     sent: int = 0
     bad_answers: int = 0
     refusals: int = 0
+    begun: int = 0
+    whole: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing of it is wanted any more."""
+        return self.shard.is_gone
+
+    @property
+    def request_name(self) -> str:
+        """What it is called within its batch."""
+        return str(self.line_no)
+
+    def request_body(self) -> bytes:
+        return self.body
 
     @property
     def key(self) -> tuple[str, int]:
@@ -50,7 +69,7 @@ class HeldShard:
     failed: int = 0
     usage: TokenUsage = field(default_factory=TokenUsage)
     waiting: deque[Line] = field(default_factory=deque)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: dict[asyncio.Task[None], Line] = field(default_factory=dict)
     buffer: list[LineResult] = field(default_factory=list)
     buffer_bytes: int = 0
     writer: SegmentWriter | None = None

@@ -54,7 +54,7 @@ def advance(
     if desk.inflight.lines == 0 and not isolation.waiting:
         isolation.running = False
         while isolation.groups and not isolation.running:
-            lines = [line for line in isolation.groups.popleft() if not line.shard.is_gone]
+            lines = [line for line in isolation.groups.popleft() if not line.is_gone]
             isolation.waiting.extend(lines)
             isolation.running = bool(lines)
         if isolation.is_over:
@@ -64,7 +64,7 @@ def advance(
         return
     while isolation.waiting and desk.has_room(isolation.waiting[0]):
         line = isolation.waiting.popleft()
-        if not line.shard.is_gone:
+        if not line.is_gone:
             start(line, desk)
 
 

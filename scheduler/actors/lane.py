@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 from scheduler.actors.held import HeldShard, Line
 from scheduler.policy.planner import ModelKey
@@ -45,6 +46,19 @@ class Lane:
         assert taken is line
         self.waiting -= 1
         return self.waiting == self.low - 1
+
+    def divide(self, line: Line, slices: Sequence[Line]) -> None:
+        """Put slices in the place of the line that `peek` showed."""
+        taken = line.shard.waiting.popleft()
+        assert taken is line
+        line.shard.waiting.extendleft(reversed(slices))
+        self.waiting += len(slices) - 1
+
+    def drop_gone(self, shard: HeldShard) -> None:
+        kept = [line for line in shard.waiting if not line.is_gone]
+        if shard in self._shards:
+            self.waiting -= len(shard.waiting) - len(kept)
+        shard.waiting = deque(kept)
 
     def put_back(self, line: Line) -> None:
         """To the front: it waited its turn already."""

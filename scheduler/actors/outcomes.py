@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
+from engine.merging import Unmergeable
 from engine.protocol import EngineOverloaded, EngineResult, Usage
 from scheduler import metrics
 from scheduler.actors import isolation
 from scheduler.actors.desk import Desk
 from scheduler.actors.held import HeldShard, Line
+from scheduler.actors.slicing import Division, Ending, Slice
 from scheduler.actors.waiting import Waiting
 from scheduler.facts import result_lines
 from scheduler.policy.blame import BlameLedger
@@ -36,7 +39,7 @@ class Outcomes:
         if result.status_code >= 500:
             self._bad_answer(line, result, f"status {result.status_code}")
         else:
-            self._finish(line, _answer(line, result), succeeded=result.ok, usage=result.usage)
+            self._end(line, result)
 
     def broken(self, line: Line, desk: Desk, error: Exception) -> None:
         """The engine raised what it may not."""
@@ -64,7 +67,10 @@ class Outcomes:
         metrics.ENGINE_DEATHS.labels(desk.engine.name).inc()
         metrics.LINES_RETRIED.labels("engine_died").inc(len(dead))
         isolated = desk.isolation is not None and desk.isolation.running
-        lines = {line.key: line for line in dead if not line.shard.is_gone}
+        lines: dict[tuple[str, int], list[Line]] = {}  # a line may have several slices in flight
+        for line in dead:
+            if not line.is_gone:
+                lines.setdefault(line.key, []).append(line)
         verdict = self._ledger.died(list(lines), isolated=isolated)
         log.warning(
             "engine %s died with %d lines in flight: %d back to the queue, %d to run apart in %d groups, %d blamed",
@@ -77,11 +83,12 @@ class Outcomes:
             extra={"engine": desk.engine.name},
         )
         for key in reversed(verdict.requeue):
-            self._waiting.put_back(lines[key])
+            for line in reversed(lines[key]):
+                self._waiting.put_back(line)
         for key in verdict.blamed:
             metrics.LINES_BLAMED.inc()
-            self._fail(lines[key], result_lines.crashed(self._ledger.alone_deaths(key)))
-        isolation.died(desk, [[lines[key] for key in group] for group in verdict.groups])
+            self._end_at_once(lines[key][0], result_lines.crashed(self._ledger.alone_deaths(key)))
+        isolation.died(desk, [[line for key in group for line in lines[key]] for group in verdict.groups])
 
     def _bad_answer(self, line: Line, result: EngineResult | None, reason: str) -> None:
         line.bad_answers += 1
@@ -90,13 +97,56 @@ class Outcomes:
             self._waiting.put_back_in(line, self._settings.backoff_seconds(line.bad_answers))
         elif result is None:
             message = f"The engine failed on this request: {reason}"
-            self._fail(line, result_lines.LineError(result_lines.INTERNAL_CODE, message))
+            self._end(line, result_lines.LineError(result_lines.INTERNAL_CODE, message))
         else:
-            self._finish(line, _answer(line, result), succeeded=False, usage=result.usage)
+            self._end(line, result)
 
-    def _fail(self, line: Line, error: result_lines.LineError) -> None:
-        text = result_lines.unanswered_line(line.shard.batch_id, line.line_no, line.custom_id, error)
-        self._finish(line, text, succeeded=False, usage=Usage())
+    def _end(self, line: Line, ending: Ending) -> None:
+        """A request has its answer: the line's own, or that of a slice of it."""
+        if not isinstance(line, Slice):
+            self._record_end(line, ending)
+            return
+        division = line.division
+        needed = division.needed
+        try:
+            whole_ending = division.take(line.no, ending)
+        except Unmergeable as error:
+            log.warning(
+                "line is sent again as one request: %s", error, extra=line.shard.log_extra() | {"line_no": line.line_no}
+            )
+            self._abandon(division)
+            division.line.whole = True
+            self._waiting.put_back(division.line)
+            return
+        if division.needed < needed:
+            self._drop_gone(line.shard)
+        if whole_ending is not None:
+            self._record_end(division.line, whole_ending)
+
+    def _end_at_once(self, line: Line, ending: Ending) -> None:
+        """The line ends here, whatever slices of it are still out."""
+        if isinstance(line, Slice):
+            self._abandon(line.division)
+            line = line.division.line
+        self._record_end(line, ending)
+
+    def _abandon(self, division: Division) -> None:
+        division.abandon()
+        self._drop_gone(division.line.shard)
+
+    def _drop_gone(self, shard: HeldShard) -> None:
+        self._waiting.drop_gone(shard)
+        own = asyncio.current_task()
+        for task, line in shard.tasks.items():
+            if line.is_gone and task is not own:
+                task.cancel()
+
+    def _record_end(self, line: Line, ending: Ending) -> None:
+        if isinstance(ending, EngineResult):
+            self._finish(line, _answer(line, ending), succeeded=ending.ok, usage=ending.usage)
+        else:
+            text = result_lines.unanswered_line(line.shard.batch_id, line.line_no, line.custom_id, ending)
+            self._finish(line, text, succeeded=False, usage=Usage())
 
     def _finish(self, line: Line, text: bytes, *, succeeded: bool, usage: Usage) -> None:
         self._waiting.count_ended(line)

@@ -45,7 +45,7 @@ class Waiting:
             lane.low = low.get(lane.key, lane.low)
 
     def put_back(self, line: Line) -> None:
-        if not line.shard.is_gone:
+        if not line.is_gone:
             self._lanes[line.shard.model].put_back(line)
 
     def put_back_in(self, line: Line, seconds: float) -> None:
@@ -53,6 +53,10 @@ class Waiting:
             self.put_back(line)
         else:
             self._call_in(seconds, lambda: self.put_back(line))
+
+    def drop_gone(self, shard: HeldShard) -> None:
+        """Forget the waiting lines of a shard that are not wanted any more."""
+        self._lanes[shard.model].drop_gone(shard)
 
     def look_again_in(self, seconds: float) -> None:
         self._call_in(seconds, lambda: None)

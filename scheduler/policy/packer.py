@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from engine.protocol import EngineLimits
+
+SLICES_IN_FLIGHT_MIN = 4
+"""A slice takes at most this part of a budget, so that the engine has work while the next one starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,19 @@ def budget_of(limits: EngineLimits, *, requests_multiple: float, tokens_multiple
         max(1, int(limits.inflight_requests_max * requests_multiple)),
         None if tokens is None else max(1, int(tokens * tokens_multiple)),
     )
+
+
+def slice_size(budget: Budget, cost: Cost, *, sub_requests_max: int) -> int:
+    """Sub-requests of one slice of a line; all of them when the line may run as one request."""
+    tokens_max = budget.tokens_max
+    is_small = cost.requests <= min(sub_requests_max, budget.requests_max)
+    if is_small and (tokens_max is None or cost.tokens <= tokens_max):
+        return cost.requests
+    size = min(sub_requests_max, budget.requests_max // SLICES_IN_FLIGHT_MIN)
+    if tokens_max is not None:
+        tokens_each = math.ceil(cost.tokens / cost.requests)
+        size = min(size, tokens_max // SLICES_IN_FLIGHT_MIN // tokens_each)
+    return max(1, size)
 
 
 def fits(budget: Budget, inflight: Inflight, cost: Cost) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.protocol import EngineLimits
 from scheduler.facts.estimates import LineSize, RateMeter, kv_tokens
-from scheduler.policy.packer import Budget, Cost, Inflight, budget_of, fits
+from scheduler.policy.packer import Budget, Cost, Inflight, budget_of, fits, slice_size
 
 BUDGET = Budget(requests_max=4, tokens_max=100)
 
@@ -77,3 +77,39 @@ def test_a_rate_follows_what_is_measured_and_forgets_slowly() -> None:
     assert meter.seconds_per_line == pytest.approx(1.0, rel=0.01)
     meter.add(lines=0, busy_seconds=0.0)
     assert meter.seconds_per_line == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (Cost(1, 1), 1),
+        (Cost(40, 1_000), 40),
+        (Cost(64, 1_000), 64),
+        (Cost(65, 100), 64),
+        (Cost(65, 1_000), 15),
+        (Cost(2_000, 1_000), 64),
+        (Cost(40, 1_001), 9),
+        (Cost(2, 100_000), 1),
+        (Cost(1, 100_000), 1),
+    ],
+)
+def test_a_line_is_sliced_when_it_is_over_the_limit_or_the_budget(cost: Cost, expected: int) -> None:
+    assert slice_size(Budget(requests_max=400, tokens_max=1_000), cost, sub_requests_max=64) == expected
+
+
+@given(
+    st.integers(1, 500), st.none() | st.integers(1, 5_000), st.integers(1, 5_000), st.integers(1, 9_999), st.integers(1)
+)
+def test_slices_of_several_fit_the_budget_together(
+    requests_max: int, tokens_max: int | None, requests: int, tokens: int, limit: int
+) -> None:
+    budget, cost = Budget(requests_max, tokens_max), Cost(requests, tokens)
+    size = slice_size(budget, cost, sub_requests_max=limit)
+    assert 1 <= size <= requests
+    if size < requests:
+        assert size <= limit
+        assert size == 1 or size * 4 <= requests_max
+        assert tokens_max is None or size == 1 or size * tokens / requests * 4 <= tokens_max
+    elif requests > 1:
+        assert requests <= limit
+        assert requests <= requests_max
