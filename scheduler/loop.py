@@ -19,7 +19,7 @@ from scheduler.actors.keeper import Keeper
 from scheduler.actors.leases import Leases
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
-from scheduler.actors.waking import repeat, sleep_until
+from scheduler.actors.waking import attempt, repeat, sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
 from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
@@ -140,12 +140,10 @@ class Scheduler:
         self._ended.set()
 
     async def _tick_forever(self) -> None:
+        refusal: str | None = None
         while True:
             self._wake.clear()
-            try:
-                await self.tick()
-            except Exception:
-                log.exception("a tick ended unexpectedly; the next one follows")
+            refusal = await attempt(self.tick, refusal)
             await asyncio.sleep(self._settings.tick_seconds_min)
             await sleep_until(self._wake, self._settings.tick_seconds)
 

@@ -17,7 +17,6 @@ from scheduler.settings import SchedulerSettings
 from store import Store
 from store.blobs import StoredBlob
 from store.composing import Composed, compose
-from store.lines import parse_line
 from store.markers import reach
 from store.records import (
     BatchRecord,
@@ -72,8 +71,17 @@ class Finalizer:
         await self.end(moved)
 
     async def end(self, batch: BatchRecord) -> None:
-        """End a batch that is finalizing or cancelling. Does nothing while somebody may still append to it."""
-        if await self._store.work.leased(batch.id):
+        """End a batch that is finalizing or cancelling. Does nothing while somebody may still append to it, nor when it
+        has moved on since it was looked at: the segments of an ended batch are gone, which is no damage."""
+        try:
+            await self._end_as_it_stands(batch)
+        except Exception as error:
+            if not await self._has_moved_on(batch):
+                raise
+            log.debug("another ended the batch meanwhile: %s", error, extra={"tenant": batch.tenant, "batch": batch.id})
+
+    async def _end_as_it_stands(self, batch: BatchRecord) -> None:
+        if await self._has_moved_on(batch) or await self._store.work.leased(batch.id):
             return
         if batch.status is BatchStatus.CANCELLING:
             await self._end(batch, CANCELLED)
@@ -89,13 +97,17 @@ class Finalizer:
             if await self._store.batches.fail(batch.id, errors=[shown], errors_total=1, at=int(self._now())):
                 self._ended(batch, BatchStatus.FAILED)
             return
-        if await self._store.work.leased(batch.id):
+        if await self._has_moved_on(batch) or await self._store.work.leased(batch.id):
             return
         ending = Ending(BatchStatus.FAILED, result_lines.DAMAGED, (shown,))
         if bare:
             await self._commit(batch, ending, Composed(None, None, batch.counts, batch.usage))
         else:
             await self._end(batch, ending)
+
+    async def _has_moved_on(self, batch: BatchRecord) -> bool:
+        now = await self._store.batches.get(batch.tenant, batch.id)
+        return now is None or now.status is not batch.status
 
     async def _end(self, batch: BatchRecord, ending: Ending | None) -> None:
         """`ending` None: every line should have its result, and the batch is then `completed`."""
@@ -127,7 +139,7 @@ class Finalizer:
         def missing(line_nos: Sequence[int]) -> list[bytes]:
             nonlocal missing_lines
             missing_lines += len(line_nos)
-            return _missing_lines(batch.id, source, line_nos, error)
+            return _missing_lines(batch.id, _custom_ids(source, line_nos, damaged=failing), line_nos, error)
 
         composed = await compose(paths, batch.counts.total, missing, self._store.blobs)
         return composed, missing_lines
@@ -224,14 +236,18 @@ def _bytes_of(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in paths if path.exists())
 
 
-def _missing_lines(
-    batch_id: str, source: BatchInput | None, line_nos: Sequence[int], error: result_lines.LineError
-) -> list[bytes]:
-    """Error lines for lines without a result. Without a readable input their custom_ids are unknown: left empty."""
+def _custom_ids(source: BatchInput | None, line_nos: Sequence[int], *, damaged: bool) -> list[str]:
+    """Of a damaged input as many as are left, the others empty: what is whole of the results is delivered all the
+    same."""
     if source is None:
-        return [result_lines.unanswered_line(batch_id, line_no, "", error) for line_no in line_nos]
-    raws = source.index.read_lines(source.blob_path, line_nos)
-    custom_ids = [parse_line(raw).custom_id for raw in raws]
+        return [""] * len(line_nos)
+    return source.custom_ids_left(line_nos) if damaged else [line.custom_id for line in source.requests(line_nos)]
+
+
+def _missing_lines(
+    batch_id: str, custom_ids: Sequence[str], line_nos: Sequence[int], error: result_lines.LineError
+) -> list[bytes]:
+    """Error lines for lines without a result."""
     return [
         result_lines.unanswered_line(batch_id, line_no, custom_id, error)
         for line_no, custom_id in zip(line_nos, custom_ids, strict=True)

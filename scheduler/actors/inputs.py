@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from store import Store
 from store.index import LineIndex
+from store.lines import InputLine, parse_line
 from store.records import BatchRecord, Damaged
 
 INPUTS_OPEN_MAX = 64
@@ -19,6 +21,32 @@ class BatchInput:
     index: LineIndex
     blob_path: Path
     order_path: Path
+
+    def requests(self, line_nos: Sequence[int]) -> list[InputLine]:
+        """The lines, opened. Blocking. Damaged when the file is not what its index was made from."""
+        raws = self.index.read_lines(self.blob_path, line_nos)
+        return [self._opened(line_no, raw) for line_no, raw in zip(line_nos, raws, strict=True)]
+
+    def custom_ids_left(self, line_nos: Sequence[int]) -> list[str]:
+        """The custom_ids that a damaged file still holds; empty where it does not. Blocking."""
+        try:
+            raws = self.index.read_lines(self.blob_path, line_nos)
+        except Damaged:
+            return [""] * len(line_nos)
+        return [self._custom_id_left(line_no, raw) for line_no, raw in zip(line_nos, raws, strict=True)]
+
+    def _opened(self, line_no: int, raw: bytes) -> InputLine:
+        try:
+            return parse_line(raw)
+        except ValueError as error:
+            line = int(self.index.records[line_no]["line"])
+            raise Damaged(f"line {line} of input file {self.blob_path} is not what its index was made from") from error
+
+    def _custom_id_left(self, line_no: int, raw: bytes) -> str:
+        try:
+            return self._opened(line_no, raw).custom_id
+        except Damaged:
+            return ""
 
 
 class Inputs:

@@ -112,6 +112,8 @@ class Jobs:
     async def _guarded(self, kind: str, batch: BatchRecord, handling: Awaitable[None]) -> None:
         try:
             await handling
+        except StoreError as error:
+            log.error("a failed %s could not be noted: %s", kind, error, extra=_extra(batch))
         except Exception:
             log.exception("handling a failed %s ended unexpectedly; it is tried again", kind, extra=_extra(batch))
 

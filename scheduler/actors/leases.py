@@ -18,7 +18,6 @@ from scheduler.policy.packer import Cost
 from scheduler.policy.planner import model_key
 from scheduler.settings import SchedulerSettings
 from store import Store
-from store.lines import parse_line
 from store.markers import reach
 from store.order import read_order
 from store.records import BatchRecord, Damaged, Lease, ShardRecord, TokenUsage
@@ -155,7 +154,7 @@ class Leases:
                 f"for {len(done)} lines"
             )
         left = [no for no in read_order(source.order_path, shard.start, shard.stop) if no not in done]
-        lines = [parse_line(raw) for raw in source.index.read_lines(source.blob_path, left)]
+        lines = source.requests(left)
         return _Opened(
             completed,
             failed,

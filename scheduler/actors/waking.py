@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from store.records import StoreError
+
 log = logging.getLogger(__name__)
 
 
@@ -25,9 +27,24 @@ async def repeat(seconds: float, step: Callable[[], Awaitable[object]], *, at_on
     """Take a step every `seconds` (the first now if `at_once`); one that fails is logged, and the next one follows."""
     if not at_once:
         await asyncio.sleep(seconds)
+    refusal: str | None = None
     while True:
-        try:
-            await step()
-        except Exception:
-            log.exception("%s ended unexpectedly; it is tried again", getattr(step, "__qualname__", step))
+        refusal = await attempt(step, refusal)
         await asyncio.sleep(seconds)
+
+
+async def attempt(step: Callable[[], Awaitable[object]], refusal: str | None = None) -> str | None:
+    """Take a step that is taken again anyway; whatever goes wrong is logged. Returns why the store refused it.
+
+    A refusal takes one line, and only when it is not the last one (`refusal`): a disk may be full for hours.
+    """
+    name = getattr(step, "__qualname__", step)
+    try:
+        await step()
+    except StoreError as error:
+        if str(error) != refusal:
+            log.error("%s waits for the store: %s", name, error)
+        return str(error)
+    except Exception:
+        log.exception("%s ended unexpectedly; it is tried again", name)
+    return None

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from engine.protocol import EngineRequest, EngineResult
+from scheduler.actors.finalizer import Finalizer
+from scheduler.actors.inputs import Inputs
 from scheduler.actors.jobs import Jobs
 from scheduler.actors.reaper import Reaper
-from store import BatchRecord, BatchStatus, Damaged, DiskFull, FileRecord, markers
-from tests.scheduler.world import SETTINGS, TestEngine, World, chats, poll, running
+from scheduler.actors.waking import attempt
+from store import BatchRecord, BatchStatus, Damaged, DiskFull, FileRecord, StoreError, markers
+from tests.scheduler.world import SETTINGS, TestEngine, World, chats, echo, poll, running
 
 
 async def test_a_damaged_input_fails_its_batch_by_name_and_no_other(world: World) -> None:
@@ -165,3 +172,67 @@ async def test_bytes_without_a_row_are_reaped_after_an_hour_and_folders_at_once(
     await Reaper(world.store, SETTINGS, now=time.time).reap()
     assert [world.store.blobs.path(key).exists() for key in (*keys, file.blob)] == [False, True, True]
     assert [world.store.order_path(name).parent.exists() for name in (batch.id, "batch_gone")] == [True, False]
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut off", "not what was indexed"])
+async def test_results_made_before_the_input_was_damaged_are_delivered(
+    world: World, engine: TestEngine, harm: str
+) -> None:
+    batch = await world.batch(chats(48))
+    answered = 0
+
+    def hold_after_20(request: EngineRequest) -> EngineResult:
+        nonlocal answered
+        answered += 1
+        if answered == 20:
+            engine.hold()
+        return echo(request)
+
+    engine.respond = hold_after_20
+    async with running(world.scheduler()):
+        await world.until(batch, lambda found: found.counts.completed == 20)
+    engine.let_go()
+    file = await world.store.files.get("t", batch.input_file_id)
+    assert file is not None
+    blob = world.store.blobs.path(file.blob)
+    match harm:
+        case "gone":
+            blob.unlink()
+        case "cut off":
+            os.truncate(blob, file.bytes - 10)
+        case _:
+            blob.write_bytes(b"#" * file.bytes)
+    async with running(world.scheduler()):
+        ended = await world.ended(batch)
+    output, errors = await world.results(ended)
+    assert ended.status is BatchStatus.FAILED
+    assert [error.code for error in ended.errors] == ["damaged_file"]
+    assert (len(output), len(errors)) == (20, 28)
+    assert (ended.counts.completed, ended.counts.failed) == (20, 28)
+
+
+async def test_ending_a_batch_that_has_ended_meanwhile_is_no_damage(world: World) -> None:
+    """A tick looks at the batches first and starts their jobs later: by then one may have ended."""
+    batch = await world.batch(chats(5))
+    async with running(world.scheduler()):
+        ended = await world.ended(batch)
+    seen = replace(ended, status=BatchStatus.FINALIZING)
+    finalizer = Finalizer(world.store, SETTINGS, Inputs(world.store), now=time.time)
+    await finalizer.end(seen)
+    await finalizer.fail(seen, Damaged("made up"))
+    assert await world.get(batch) == ended
+
+
+async def test_what_the_store_refuses_again_and_again_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    refusal = None
+    for cause in ("the disk is full", "the disk is full", "the file is locked"):
+
+        async def refused(cause: str = cause) -> None:
+            raise StoreError(cause)
+
+        refusal = await attempt(refused, refusal)
+    assert [record.message.partition(" waits ")[2] for record in caplog.records] == [
+        "for the store: the disk is full",
+        "for the store: the file is locked",
+    ]
+    assert all(record.exc_info is None for record in caplog.records)
