@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-TRIM_BYTES: Final = 32 * 1024 * 1024
+TRIM_BYTES: Final = 16 * 1024 * 1024
 """Free memory at the end of the heap that a process keeps."""
 
-MAP_BYTES: Final = 8 * 1024 * 1024
+MAP_BYTES: Final = 2 * 1024 * 1024
 """Requests from this size on get a mapping of their own, which goes back to the kernel when they are freed."""
 
 _M_TRIM_THRESHOLD: Final = -1

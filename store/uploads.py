@@ -11,12 +11,13 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from store.blobs import Blobs, StoredBlob
 from store.disk import Disk
-from store.durable import disk_full, write_all
+from store.durable import disk_full, write_pieces
 from store.index import INDEX_SUFFIX
 from store.index_pool import IndexJob, IndexPool, WorkerDied
 from store.markers import reach
@@ -125,11 +126,10 @@ class Upload:
     async def _flush(self) -> None:
         if not self._gathered:
             return
-        data = b"".join(self._gathered)
-        self._gathered.clear()
-        self._gathered_bytes = 0
-        await self._disk.room_for_upload(len(data))
-        size = await asyncio.to_thread(self._spool.write, data)
+        pieces, self._gathered = self._gathered, []
+        gathered_bytes, self._gathered_bytes = self._gathered_bytes, 0
+        await self._disk.room_for_upload(gathered_bytes)
+        size = await asyncio.to_thread(self._spool.write, pieces)
         if self._job is not None:
             self._job.grow(size)
 
@@ -171,14 +171,14 @@ class _Spool:
         self._size = 0
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
-    def write(self, data: bytes) -> int:
+    def write(self, pieces: Sequence[bytes]) -> int:
         """Append; the size of the file now."""
         with self._lock:
             try:
-                write_all(self._open_fd(), data, self._size)
+                write_pieces(self._open_fd(), pieces, self._size)
             except OSError as error:
                 raise self._refusal(error) from error
-            self._size += len(data)
+            self._size += sum(map(len, pieces))
             return self._size
 
     def sync(self) -> None:
