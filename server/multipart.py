@@ -51,6 +51,7 @@ class FormEvents:
         self._header_value = bytearray()
         self._disposition = b""
         self._fed = 0
+        self._in_data = False
         self._ended = False
         try:
             self._parser = MultipartParser(
@@ -70,6 +71,11 @@ class FormEvents:
             raise MalformedForm(f"{error}.") from None
 
     def feed(self, data: bytes) -> list[Event]:
+        if self._in_data and self._parser.index == 0 and b"\r" not in data:
+            # Inside a part, no boundary begun, and none begins here without its carriage return: a search for that one
+            # byte is many times faster than the parser's for the boundary, over nearly all bytes of a large file.
+            self._fed += len(data)
+            return [PartData(data)] if data else []
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -99,6 +105,7 @@ class FormEvents:
         self._header_value.clear()
 
     def _headers_finished(self) -> None:
+        self._in_data = True
         _, options = parse_options_header(self._disposition)
         filename = options.get(b"filename")
         self._events.append(PartBegin(_text(options.get(b"name", b"")), None if filename is None else _text(filename)))
@@ -107,6 +114,7 @@ class FormEvents:
         self._events.append(PartData(data[start:end]))
 
     def _part_end(self) -> None:
+        self._in_data = False
         self._events.append(PartEnd())
 
     def _end(self) -> None:

@@ -8,7 +8,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.errors import shown
@@ -117,6 +117,8 @@ BODY = (
 
 
 @given(st.lists(st.integers(0, len(BODY)), max_size=12))
+@example(list(range(len(BODY))))
+@example(list(range(0, len(BODY), 2)))
 def test_a_form_parses_alike_however_it_is_cut(cuts: list[int]) -> None:
     parser = FormEvents(b"frontier")
     edges = [0, *sorted(cuts), len(BODY)]
