@@ -34,7 +34,7 @@ CPU_FLAGS = (
 """On a CPU: a quick start, and blocks short enough for shared prefixes to be found (the default there is 128 tokens).
 On a GPU nothing is set that the person did not set."""
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
