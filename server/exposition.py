@@ -34,7 +34,8 @@ async def read_metrics(api: ApiDep) -> Response:
 async def _engine_text(engine: Engine, seconds_max: float) -> str:
     """An engine that cannot tell must not take the others' series with it."""
     try:
-        return await asyncio.wait_for(engine.metrics(), seconds_max)
+        async with asyncio.timeout(seconds_max):  # `wait_for` can lose a cancellation on Python 3.11
+            return await engine.metrics()
     except Exception as error:  # noqa: BLE001 (whatever an engine does, the page is served)
         log.warning("no metrics from engine: %s", error or type(error).__name__, extra={"engine": engine.name})
         return ""

@@ -162,7 +162,8 @@ class _Worker:
         assert stdin is not None
         stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):  # `wait_for` can lose a cancellation on Python 3.11
+                await self._process.wait()
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
