@@ -82,17 +82,32 @@ def join(slices: Slices, parts: Collection[Part]) -> EngineResult:
     items = [item for part in ordered for item in part.items]
     if slices.endpoint == RERANK:
         items = _best(items, [rank for part in ordered for rank in part.ranks], slices.top_n)
-    whole: dict[str, object] = dict(ordered[0].head)
-    whole[_ITEMS[slices.endpoint]] = msgspec.Raw(b"[" + b",".join(items) + b"]")
+    whole = {key: bytes(value) for key, value in ordered[0].head.items()}
     for key in _SUMMED:
         if key in whole:
-            whole[key] = _sum([part.summed.get(key) for part in ordered])
+            whole[key] = _encode(_sum([part.summed.get(key) for part in ordered]))
     usage = Usage(
         sum(part.usage.prompt_tokens for part in ordered),
         sum(part.usage.cached_tokens for part in ordered),
         sum(part.usage.completion_tokens for part in ordered),
     )
-    return EngineResult(int(HTTPStatus.OK), _encode(whole), usage)
+    return EngineResult(int(HTTPStatus.OK), _object(whole, _ITEMS[slices.endpoint], items), usage)
+
+
+def _object(fields: Mapping[str, bytes], items_name: str, items: Sequence[bytes]) -> bytes:
+    """A JSON object of encoded values, one of them the array of `items`; these may be many megabytes, copied once."""
+    pieces: list[bytes] = []
+    for name, value in fields.items():
+        pieces += (b"," if pieces else b"{", _encode(name), b":")
+        if name != items_name:
+            pieces.append(value)
+            continue
+        pieces.append(b"[")
+        for item in items:
+            pieces += (item, b",")
+        pieces[-1] = b"]"  # in the place of the last comma: a slice is never empty
+    pieces.append(b"}")
+    return b"".join(pieces)
 
 
 def _best(items: Sequence[bytes], ranks: Sequence[tuple[float, int]], top_n: int) -> list[bytes]:
