@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -130,4 +131,4 @@ def tenants(config: Config) -> Tenants:
 
 def _days(days: float) -> int | None:
     """Zero means kept until deleted."""
-    return int(days * DAY_SECONDS) or None
+    return math.ceil(days * DAY_SECONDS) or None

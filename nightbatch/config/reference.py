@@ -78,8 +78,8 @@ def _type(kind: Any) -> str:
 def _bounds(field: FieldInfo) -> str:
     names = ("ge", "gt", "le", "lt")
     found = {name: getattr(rule, name) for rule in field.metadata for name in names if hasattr(rule, name)}
-    low = f"{found['ge']:g}" if "ge" in found else f"above {found['gt']:g}" if "gt" in found else ""
-    high = f"{found['le']:g}" if "le" in found else f"below {found['lt']:g}" if "lt" in found else ""
+    low = f"{found['ge']:.15g}" if "ge" in found else f"above {found['gt']:.15g}" if "gt" in found else ""
+    high = f"{found['le']:.15g}" if "le" in found else f"below {found['lt']:.15g}" if "lt" in found else ""
     if low and high:
         return f", {low} to {high}"
     return f", {low}{'' if low.startswith('above') else ' or more'}" if low else f", up to {high}" if high else ""

@@ -13,6 +13,8 @@ from nightbatch.config.model import EMBEDDED, ModelConfig
 
 HOUR = 3600
 DAY = 24 * HOUR
+DAYS_MAX = 36_500
+"""A hundred years: what is longer is a slip, and a time that a database cannot hold is a failure later."""
 
 TIERS: Mapping[str, Mapping[str, Any]] = {
     "1h": {"seconds": HOUR, "discount": 0.2},
@@ -34,16 +36,22 @@ class ServerSection(Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; `0.0.0.0` is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     json_body_mib_max: int = Field(64, ge=1, description="largest JSON body of a request (MiB)")
-    input_kept_days: float = Field(30.0, ge=0, description="life of batch inputs, if the client does not say; 0: kept")
-    output_kept_days: float = Field(30.0, ge=0, description="life of results, if the client does not say; 0: kept")
-    drain_seconds: float = Field(30.0, ge=0, description="how long a stopping server lets running requests finish")
+    input_kept_days: float = Field(
+        30.0, ge=0, le=DAYS_MAX, description="life of batch inputs, if the client does not say; 0: kept"
+    )
+    output_kept_days: float = Field(
+        30.0, ge=0, le=DAYS_MAX, description="life of results, if the client does not say; 0: kept"
+    )
+    drain_seconds: float = Field(
+        30.0, ge=0, le=DAY, description="how long a stopping server lets running requests finish"
+    )
 
 
 class StoreSection(Section):
     folder: Path = Field(default_factory=data_folder, description="data folder: metadata, files, results")
     upload_mib_max: int = Field(8192, ge=1, description="largest upload (MiB)")
-    line_mib_max: int = Field(16, ge=1, description="longest line of a batch input (MiB)")
-    lines_max: int = Field(5_000_000, ge=1, description="most lines of a batch input")
+    line_mib_max: int = Field(16, ge=1, le=2048, description="longest line of a batch input (MiB)")
+    lines_max: int = Field(5_000_000, ge=1, le=1_000_000_000, description="most lines of a batch input")
     line_errors_shown_max: int = Field(1000, ge=1, description="most line errors kept with a failed batch")
     index_workers_max: int = Field(2, ge=1, le=64, description="processes that index uploads; more uploads wait")
     disk_reserve_mib: int = Field(1024, ge=0, description="disk space that uploads and new work leave free (MiB)")
@@ -59,10 +67,16 @@ class SchedulerSection(Section):
     shard_lines_max: int = Field(512, ge=1, description="most lines of a shard, the unit that is leased")
     shard_mib_max: int = Field(32, ge=1, description="most input of a shard (MiB)")
     shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
-    lease_seconds: float = Field(30.0, ge=20, description="how long a lease lasts without being renewed")
-    append_interval_ms: float = Field(50.0, gt=0, description="results of this long are written and flushed together")
-    inflight_requests_multiple: float = Field(1.0, gt=0, description="requests in flight, times what an engine runs")
-    inflight_tokens_multiple: float = Field(1.0, gt=0, description="KV tokens in flight, times what an engine holds")
+    lease_seconds: float = Field(30.0, ge=20, le=HOUR, description="how long a lease lasts without being renewed")
+    append_interval_ms: float = Field(
+        50.0, gt=0, le=5000, description="results of this long are written and flushed together"
+    )
+    inflight_requests_multiple: float = Field(
+        1.0, gt=0, le=100, description="requests in flight, times what an engine runs"
+    )
+    inflight_tokens_multiple: float = Field(
+        1.0, gt=0, le=100, description="KV tokens in flight, times what an engine holds"
+    )
     slice_sub_requests_max: int = Field(64, ge=1, description="a line of more inputs is sent in slices of so many")
     output_tokens_assumed: int = Field(256, ge=1, description="counted for a request that sets no limit of its own")
     answer_attempts_max: int = Field(4, ge=1, description="times a line is sent while its engine answers 5xx")
@@ -71,7 +85,7 @@ class SchedulerSection(Section):
 
 
 class TierConfig(Section):
-    seconds: int = Field(DAY, ge=60, description="from creation to the deadline (s)")
+    seconds: int = Field(DAY, ge=60, le=DAYS_MAX * DAY, description="from creation to the deadline (s)")
     discount: float = Field(0.0, ge=0, lt=1, description="taken off the list price (0.5 is half)")
     on_deadline: Literal["expire", "continue"] = Field(
         "expire", description="`expire` ends the batch with what it has; `continue` finishes it late"
@@ -144,6 +158,7 @@ class Config(Section):
                 if alias in taken or alias in self.aliases:
                     raise ValueError(f"alias {alias} has two meanings")
                 taken.add(alias)
+        self._check_targets({name for name in (model.name for model in self.served) if name})
         tenants = [tenant.name for tenant in self.tenants]
         if len(set(tenants)) != len(tenants):
             raise ValueError("tenants: two have the same name")
@@ -153,3 +168,13 @@ class Config(Section):
         if not any(tier.offered for tier in self.tiers.values()):
             raise ValueError("tiers: at least one must be offered")
         return self
+
+    def _check_targets(self, known: set[str]) -> None:
+        """An upstream without an id may serve any name; otherwise an alias leads to a model, never to another alias."""
+        if any(model.engine == "remote" and model.id is None for model in self.served):
+            return
+        for alias, target in self.aliases.items():
+            if target not in known:
+                raise ValueError(
+                    f"aliases: {alias} stands for {target}, which is none of the models: {', '.join(sorted(known))}"
+                )

@@ -84,6 +84,32 @@ def test_a_model_that_makes_no_sense_is_refused(tmp_path: Path, model: str, reas
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("[server]\ninput_kept_days = 1e300", "less than or equal to 36500"),
+        ("[tiers]\nlong.seconds = 9223372036854775807", "less than or equal to 3153600000"),
+        ("[scheduler]\nappend_interval_ms = inf", "less than or equal to 5000"),
+        ("[scheduler]\ninflight_tokens_multiple = inf", "less than or equal to 100"),
+        ("[store]\nline_mib_max = 5000", "less than or equal to 2048"),
+    ],
+)
+def test_a_size_or_time_that_nothing_could_hold_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason in problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize("target", ["typo", "b"])
+def test_an_alias_that_leads_to_no_model_is_refused(tmp_path: Path, target: str) -> None:
+    text = f'[[models]]\nid = "m"\n[aliases]\na = "{target}"\nb = "m"\n'
+    assert problems(tmp_path, text)[0].endswith(f"aliases: a stands for {target}, which is none of the models: m")
+
+
+def test_an_alias_may_name_what_an_upstream_turns_out_to_serve(tmp_path: Path) -> None:
+    file = tmp_path / "nightbatch.toml"
+    file.write_text('[[models]]\nengine = "remote"\nupstreams = ["http://gpu1"]\n[aliases]\na = "llama"\n')
+    assert load(file, environment={}).names == {"a": "llama"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
         ('[[tenants]]\nname = "a"\nkey_sha256 = ["abc"]', "a SHA-256 has 64 hexadecimal digits"),
         ('[[tenants]]\nname = "a"', "tenants[1].key_sha256: field required"),
         ("[tiers]\n1h.offered = false\n24h.offered = false\n7d.offered = false", "at least one must be offered"),
