@@ -26,6 +26,8 @@ from engine.vllm import VllmEngine, VllmSpec, pace
 from tests.engine.vllm.harness import host_pids
 from tests.engine.vllm.test_source import make_model
 
+pytestmark = pytest.mark.timeout(60)
+
 TOY = (str(Path(__file__).with_name("toy_host.py")),)
 REQUESTS_PER_S_MIN = 400
 Make = Callable[..., VllmEngine]
@@ -151,8 +153,8 @@ async def test_a_death_fails_what_is_in_flight_and_a_start_heals(engine: VllmEng
 
 
 async def test_a_host_that_makes_no_steps_is_ended(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "SILENCE_SECONDS_MIN", 0.5)
-    assert (await engine.generate(ask("sleep 2"))).ok
+    monkeypatch.setattr(pace, "SILENCE_SECONDS_MIN", 2.0)
+    assert (await engine.generate(ask("sleep 3"))).ok
     with pytest.raises(EngineUnavailable, match="no engine step finished") as raised:
         await engine.generate(ask("hang 600"))
     assert raised.value.died
