@@ -1,15 +1,15 @@
 """A whole block of lines at once, in columns. Nearly every block has only lines of common shapes: decoding them in one
 go, without a copy of each, costs half of a decode for each.
 
-What makes it safe: `decode_common` takes JSON values wherever they stand, but no JSON value has a newline between `}`
-and `{`, and no string has a newline at all. So where every newline of a block stands between `}` and `{`, each line is
-decoded on its own, and as many values as lines are one value a line.
+What makes it safe: `decode_common` takes JSON values wherever they stand, but no JSON value has a line ending between
+`}` and `{`, and no string has one at all. So where every line ending of a block stands between `}` and `{`, each line
+is decoded on its own, and as many values as lines are one value a line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,9 @@ from store.lines import CommonBody, CommonLine, content_of, decode_common, facts
 
 _OPEN: Final = ord("{")
 _CLOSE: Final = ord("}")
+_RETURN: Final = ord("\r")
+
+Places = npt.NDArray[np.int64]
 
 
 class Columns(NamedTuple):
@@ -38,26 +41,22 @@ class Columns(NamedTuple):
 class CommonLines(NamedTuple):
     """The lines of a block: where each starts in the file, how long it is, and its facts."""
 
-    offsets: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
+    offsets: Places
+    lengths: Places
     columns: Columns
 
 
 def common_lines(block: Block) -> CommonLines | None:
-    """None when any line of the block needs a closer look: a blank one, a broken one, one that ends with a carriage
-    return, one of a rare shape."""
-    data = block.data
-    newlines = _newlines(data)
-    if not _are_whole_objects(np.frombuffer(data, np.uint8), newlines) or not _is_utf8(data):
+    """None when any line of the block needs a closer look: a blank one, a broken one, one of a rare shape."""
+    found = _objects_in(block.data)
+    if found is None or not _is_utf8(block.data):
         return None
-    lines = decode_common(data)
-    if lines is None or len(lines) != len(newlines) + 1:
+    starts, ends = found
+    lines = decode_common(block.data)
+    if lines is None or len(lines) != len(starts):
         return None
     columns = columns_of(lines)
-    if columns is None:
-        return None
-    starts = np.concatenate(([0], newlines + 1))
-    return CommonLines(starts + block.offset, np.append(newlines, len(data)) - starts, columns)
+    return None if columns is None else CommonLines(starts + block.offset, ends - starts, columns)
 
 
 def columns_of(lines: Sequence[CommonLine]) -> Columns | None:
@@ -100,7 +99,21 @@ def _transposed(facts: Sequence[LineFacts]) -> Columns:
     )
 
 
-def _newlines(data: bytes) -> npt.NDArray[np.int64]:
+def _objects_in(data: bytes) -> tuple[Places, Places] | None:
+    """Where the lines start and end, carriage returns left out, when each starts with `{` and ends with `}`."""
+    if data[-1:] not in (b"}", b"\r"):
+        return None
+    newlines = _newlines(data)
+    bytes_of = np.frombuffer(data, np.uint8)
+    starts = np.concatenate(([0], newlines + 1))
+    ends = np.append(newlines, len(data))
+    ends -= bytes_of[ends - 1] == _RETURN
+    if (bytes_of[starts] == _OPEN).all() and (bytes_of[ends - 1] == _CLOSE).all():
+        return starts, ends
+    return None
+
+
+def _newlines(data: bytes) -> Places:
     """A search from each to the next: over lines of hundreds of bytes faster than numpy's look at every byte."""
     found: list[int] = []
     find, at = data.find, data.find(b"\n")
@@ -108,13 +121,6 @@ def _newlines(data: bytes) -> npt.NDArray[np.int64]:
         found.append(at)
         at = find(b"\n", at + 1)
     return np.array(found, dtype=np.int64)
-
-
-def _are_whole_objects(data: npt.NDArray[Any], newlines: npt.NDArray[np.int64]) -> bool:
-    """Whether every line starts with `{` and ends with `}`."""
-    if len(data) == 0 or data[0] != _OPEN or data[-1] != _CLOSE:
-        return False
-    return bool((data[newlines - 1] == _CLOSE).all() and (data[newlines + 1] == _OPEN).all())
 
 
 def _is_utf8(data: bytes) -> bool:

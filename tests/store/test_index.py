@@ -82,16 +82,28 @@ def test_blank_lines_are_left_out_and_line_numbers_stay_right(tmp_path: Path) ->
 def test_lines_opened_together_have_the_records_of_lines_opened_one_by_one(tmp_path: Path) -> None:
     lines = [request(str(number), model="mn"[number % 2], content="é" * number * 20) for number in range(60)]
     found = []
-    for ending in (b"\n", b"\r\n"):  # a carriage return asks for a closer look
+    for ending in (b"\n", b" \n"):  # a space asks for a closer look
         folder = tmp_path / str(len(ending))
         folder.mkdir()
-        build(folder, ending.join(lines))
+        build(folder, ending.join(lines) + ending)
         found.append(LineIndex.open(folder / "blob.index"))
     together, one_by_one = found
     assert together.models == one_by_one.models
-    for field in set(RECORD_DTYPE.names or ()) - {"offset"}:
+    for field in set(RECORD_DTYPE.names or ()) - {"offset", "length"}:
         assert together.records[field].tolist() == one_by_one.records[field].tolist()
     assert together.records["custom_id"].all()
+
+
+@pytest.mark.parametrize("odd_line_no", [0, 1, 250, 398, 399])
+def test_an_odd_line_changes_nothing_for_those_around_it(tmp_path: Path, odd_line_no: int) -> None:
+    lines = [request(str(number), content="x" * number) for number in range(400)]
+    lines[odd_line_no] = b"broken"
+    summary = build(tmp_path, b"\n".join(lines))
+    index = LineIndex.open(tmp_path / "blob.index")
+    assert [(error.code, error.line) for error in summary.errors] == [("invalid_json_line", odd_line_no + 1)]
+    assert index.records["line"].tolist() == list(range(1, 401))
+    assert lines_of(tmp_path) == lines
+    assert index.records["prompt_bytes"].tolist() == [0 if n == odd_line_no else n for n in range(400)]
 
 
 def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:

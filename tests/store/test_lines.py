@@ -255,8 +255,10 @@ GOOD = a_line()
         GOOD + GOOD + b"\n" + GOOD[:-1] + b"\n" + GOOD[-1:],
         GOOD + GOOD,
         GOOD + b"\n\n" + GOOD,
-        GOOD + b"\r\n" + GOOD,
         b"\n" + GOOD,
+        GOOD + b"\n",
+        GOOD + b"\r\n" + GOOD + b"\r\n\r",
+        GOOD + b"\r\r\n" + GOOD,
         GOOD + b" \n" + GOOD,
         GOOD + b"\n" + GOOD[:-1] + b', "x": "\xff"}',
         a_line({"user": "?"}).replace(b"?", b"}\n{"),
@@ -268,9 +270,12 @@ def test_lines_are_opened_together_only_when_each_is_one_value(data: bytes) -> N
     assert common_lines(Block(0, data)) is None
 
 
-def test_lines_opened_together_are_found_where_they_stand() -> None:
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_lines_opened_together_are_found_where_they_stand(ending: bytes) -> None:
     longer = a_line({"messages": [{"role": "user", "content": "größer"}]})
-    lines = common_lines(Block(100, GOOD + b"\n" + longer + b"\n" + GOOD))
+    data = (GOOD + ending + longer + ending + GOOD + ending).removesuffix(b"\n")
+    lines = common_lines(Block(100, data))
     assert lines is not None
-    assert lines.offsets.tolist() == [100, 101 + len(GOOD), 102 + len(GOOD) + len(longer)]
+    second = 100 + len(GOOD + ending)
+    assert lines.offsets.tolist() == [100, second, second + len(longer + ending)]
     assert lines.lengths.tolist() == [len(GOOD), len(longer), len(GOOD)]
