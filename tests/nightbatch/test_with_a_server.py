@@ -124,6 +124,8 @@ def test_ctrl_c_while_waiting_leaves_the_batch_running(tmp_path: Path) -> None:
             text=True,
             env=settings,
             cwd=tmp_path,
+            # A shell that runs the tests in the background ignores SIGINT for them and all they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
         ) as waiting:
             assert waiting.stdout is not None
             batch_id = waiting.stdout.readline().split()[0]

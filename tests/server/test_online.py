@@ -190,7 +190,7 @@ async def test_an_engine_that_dies_hands_the_request_to_another(open_house: Hous
 
 
 async def test_a_request_that_kills_engines_is_not_sent_to_all_of_them(open_house: HouseBuilder) -> None:
-    engines = [engine(name, faults=SimulatedFaults(poison=POISON)) for name in "abcd"]
+    engines = [engine(name, faults=SimulatedFaults(poison=POISON.decode())) for name in "abcd"]
     house = await open_house(engines=engines)
     async with house.http() as http:
         response = await http.post("/chat/completions", json={"model": CHAT, "messages": messages(POISON.decode())})
