@@ -96,6 +96,11 @@ class IndexBuilder:
             errors=self._errors_shown(),
         )
 
+    def discard(self) -> None:
+        """Close, and take the unfinished index away: who gave up the upload may have looked before it was there."""
+        self.close()
+        self._index_path.unlink(missing_ok=True)
+
     def close(self) -> None:
         if self._blob_fd >= 0:
             os.close(self._blob_fd)

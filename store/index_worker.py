@@ -95,7 +95,8 @@ class _Work:
         if isinstance(order, GrowJob):
             builder.feed(order.size)
         elif isinstance(order, AbortJob):
-            self._close(order.job)
+            if (given_up := self._builders.pop(order.job, None)) is not None:
+                given_up.discard()
         elif not isinstance(order, BeginJob):
             summary = builder.finish(order.size)
             self._close(order.job)
