@@ -6,10 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from nightbatch.commands.options import JsonOption, KeyOption, UrlOption, connect
+from nightbatch.commands.options import JsonOption, KeyOption, UrlOption, connect, tabulator
 
 EXTRAS = ("kind", "revision", "status", "aliases")
 """Fields of Nightbatch's own, shown where the server sends them."""
@@ -35,7 +34,7 @@ def models(
         table.add_row(model.id, *(_text(extra.get(name)) for name in shown), model.owned_by)
     if not found:
         table.add_row("none are ready yet")
-    Console(highlight=False).print(table)
+    tabulator().print(table)
 
 
 def _text(value: object) -> str:

@@ -24,6 +24,8 @@ ConfigOption = Annotated[
     typer.Option("--config", help="Configuration file. Else NIGHTBATCH_CONFIG, ./nightbatch.toml, the user's own."),
 ]
 
+REDIRECTED_COLUMNS = 240
+
 
 def connect(url: str | None, api_key: str | None) -> Client:
     from nightbatch.client import Client
@@ -39,3 +41,9 @@ def console() -> Console:
 
 def printer() -> Console:
     return Console(highlight=False, soft_wrap=True)
+
+
+def tabulator() -> Console:
+    """For tables: a file or a pipe has no width that they must fit into."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=REDIRECTED_COLUMNS)

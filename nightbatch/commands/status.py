@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nightbatch import exits
-from nightbatch.commands.options import JsonOption, KeyOption, UrlOption, connect
+from nightbatch.commands.options import JsonOption, KeyOption, UrlOption, connect, tabulator
 from nightbatch.commands.progress import seconds
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from nightbatch.client import Client
 
 WATCH_SECONDS = 1.0
+UNBOUNDED_COLUMNS = 10_000
+NUMBERS = ("done", "failed", "age")
+DISPENSABLE = ("endpoint", "model", "window", "age")
+"""Columns that go, in this order, where a screen is too narrow for all."""
+
 STYLES = {"completed": "green", "failed": "red", "expired": "yellow", "cancelled": "yellow", "in_progress": "cyan"}
 
 
@@ -42,22 +48,22 @@ def status(
         value: Any = [one.model_dump() for one in found] if isinstance(found, list) else found.model_dump()
         print(json.dumps(value, indent=2))
         return
-    screen = Console(highlight=False)
+    screen = tabulator()
     if watch:
         _watch(client, batch_id, limit, screen)
     else:
-        screen.print(_view(client, batch_id, limit)[0])
+        screen.print(_view(client, batch_id, limit, screen)[0])
 
 
 def _watch(client: Client, batch_id: str | None, limit: int, screen: Console) -> None:
     from nightbatch.client import ClientError
 
-    view, ended = _view(client, batch_id, limit)
+    view, ended = _view(client, batch_id, limit, screen)
     with Live(view, console=screen, auto_refresh=False, transient=False) as live:
         while not ended:
             time.sleep(WATCH_SECONDS)
             try:
-                view, ended = _view(client, batch_id, limit)
+                view, ended = _view(client, batch_id, limit, screen)
                 live.update(view, refresh=True)
             except ClientError as error:
                 if not error.unreachable:
@@ -65,48 +71,50 @@ def _watch(client: Client, batch_id: str | None, limit: int, screen: Console) ->
                 live.update(Group(view, Text(f"{error}; asking again", style="yellow")), refresh=True)
 
 
-def _view(client: Client, batch_id: str | None, limit: int) -> tuple[RenderableType, bool]:
+def _view(client: Client, batch_id: str | None, limit: int, screen: Console) -> tuple[RenderableType, bool]:
     """What to show now, and whether it can still change."""
     from nightbatch.following import TERMINAL
 
     if batch_id is None:
-        return overview(client.batches(limit), now=time.time()), False
+        return overview(client.batches(limit), screen, now=time.time()), False
     batch = client.batch(batch_id)
     return details(batch, now=time.time()), batch.status in TERMINAL
 
 
-def overview(batches: list[Batch], *, now: float) -> RenderableType:
-    return table(batches, now=now) if batches else Text("no batches yet: nightbatch submit FILE", style="dim")
+def overview(batches: list[Batch], screen: Console, *, now: float) -> RenderableType:
+    """A table that fits the screen. An id that is cut off is of no use to anyone: whole columns go instead."""
+    if not batches:
+        return Text("no batches yet: nightbatch submit FILE", style="dim")
+    views = [table(batches, hidden=DISPENSABLE[:count], now=now) for count in range(len(DISPENSABLE) + 1)]
+    unbounded = screen.options.update(width=UNBOUNDED_COLUMNS)
+    return next((view for view in views if screen.measure(view, options=unbounded).maximum <= screen.width), views[-1])
 
 
-def table(batches: list[Batch], *, now: float) -> Table:
+def table(batches: list[Batch], *, hidden: Sequence[str] = (), now: float) -> Table:
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    rows = [_row(batch, now) for batch in batches]
+    shown = [name for name in rows[0] if name not in hidden]
+    for name in shown:
+        view.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True, overflow="fold")
+    for row in rows:
+        view.add_row(*(row[name] for name in shown))
+    return view
+
+
+def _row(batch: Batch, now: float) -> dict[str, str | Text]:
     from nightbatch.following import done, pause_reason, total
 
-    view = Table(box=None, pad_edge=False, header_style="bold")
-    for name, right in (
-        ("batch", False),
-        ("status", False),
-        ("done", True),
-        ("failed", True),
-        ("model", False),
-        ("endpoint", False),
-        ("window", False),
-        ("age", True),
-    ):
-        view.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="fold")
-    for batch in batches:
-        paused = " (paused)" if pause_reason(batch) else ""
-        view.add_row(
-            batch.id,
-            Text(f"{batch.status}{paused}", style=STYLES.get(batch.status, "")),
-            f"{done(batch):,}/{total(batch):,}",
-            f"{batch.request_counts.failed:,}" if batch.request_counts else "",
-            batch.model or "",
-            batch.endpoint,
-            batch.completion_window,
-            seconds(max(0.0, now - batch.created_at)),
-        )
-    return view
+    paused = " (paused)" if pause_reason(batch) else ""
+    return {
+        "batch": batch.id,
+        "status": Text(f"{batch.status}{paused}", style=STYLES.get(batch.status, "")),
+        "done": f"{done(batch):,}/{total(batch):,}",
+        "failed": f"{batch.request_counts.failed:,}" if batch.request_counts else "",
+        "model": batch.model or "",
+        "endpoint": batch.endpoint,
+        "window": batch.completion_window,
+        "age": seconds(max(0.0, now - batch.created_at)),
+    }
 
 
 def details(batch: Batch, *, now: float) -> Table:
