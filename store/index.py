@@ -197,7 +197,16 @@ class LineIndex:
             first = self._first_like(fd, line_no, firsts[int(record["custom_id"])])
             message = f"The custom_id of this line was already used on line {first}."
             return LineError(code, message, param="custom_id", line=line)
-        return _form_error(self._raw(fd, line_no), code, line)
+        found = check_line(self._raw(fd, line_no), line=line)
+        return self._of_whole_line(code, line) if isinstance(found, LineFacts) else found
+
+    def _of_whole_line(self, code: str, line: int) -> LineError:
+        """Nothing is wrong with the line here: the worker nests less deeply, or met a limit of the whole file."""
+        if code == "invalid_json_line":
+            return LineError(code, "This line is nested too deeply to be parsed.", line=line)
+        names = max(len(self.models), len(self.urls))
+        message = f"The lines before this one name {names:,} different models or urls, the most that a file may name."
+        return LineError(code, message, line=line)
 
     def _first_like(self, fd: int, line_no: int, alike: Sequence[int]) -> int:
         custom_id = parse_line(self._raw(fd, line_no)).custom_id
@@ -207,14 +216,6 @@ class LineIndex:
     def _raw(self, fd: int, line_no: int) -> bytes:
         record = self.records[line_no]
         return read_exactly(fd, int(record["length"]), int(record["offset"]), self.blob_path)
-
-
-def _form_error(raw: bytes, code: str, line: int) -> LineError:
-    found = check_line(raw, line=line)
-    if isinstance(found, LineFacts):
-        # The worker that indexed the line could nest less deeply than this process, or met a limit of the whole file.
-        return LineError(code, "This line is nested too deeply, or names one model or url too many.", line=line)
-    return found
 
 
 def _verified(path: Path, fd: int) -> tuple[Header, Tables]:

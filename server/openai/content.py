@@ -32,7 +32,8 @@ async def content_response(headers: Headers, record: FileRecord, blobs: Blobs, *
         "content-disposition": disposition(record.filename),
         "vary": "accept-encoding",
     }
-    if etag in headers.get("if-none-match", ""):
+    known = headers.get("if-none-match", "")
+    if etag in known or known.strip() == "*":
         return Response(status_code=304, headers={"etag": etag, "vary": "accept-encoding"})
     wanted = _wanted_range(headers, record, etag)
     if wanted is not None:

@@ -176,7 +176,7 @@ def test_too_many_model_names_are_an_error_of_the_first_line_too_many(tmp_path: 
         ("invalid_request", NAMES_MAX + 1),
         ("invalid_request", NAMES_MAX + 2),
     ]
-    assert "model" in summary.errors[0].message
+    assert "1,000 different models" in summary.errors[0].message
 
 
 def test_an_index_beside_other_bytes_than_its_own_is_damage(tmp_path: Path) -> None:

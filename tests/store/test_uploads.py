@@ -257,6 +257,7 @@ async def test_a_line_nested_too_deeply_is_refused_and_never_met_again(
     assert codes == ["invalid_json_line"] or (depth == 600 and codes == [])
     index = LineIndex.open(Blobs(tmp_path).index_path(blob.key))
     assert [error.code for error in index.iter_errors()] == codes
+    assert all(error.message == "This line is nested too deeply to be parsed." for error in blob.summary.errors)
 
 
 async def test_closing_ends_the_workers(open_uploads: Open) -> None:
