@@ -47,8 +47,11 @@ class SchedulerSettings:
     output_tokens_assumed: int = 256
     """Counted for a request that sets no limit of its own: its true limit is the whole context."""
 
-    append_interval_ms: float = 50.0
+    append_interval_ms: float = 250.0
+    append_results_max: int = 128
     append_bytes_max: int = 1 * MIB
+    """A group of results is written when the first of these is reached: few syncs (each takes its time from an engine
+    on the same cores) while results come slowly, little to generate again after a crash while they come fast."""
     append_threads_max: int = 8
 
     answer_attempts_max: int = 4

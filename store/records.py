@@ -52,6 +52,20 @@ class OnDeadline(StrEnum):
     CONTINUE = "continue"
 
 
+class OnInvalidLine(StrEnum):
+    """What a malformed input line does to its batch: end it as `failed`, or become an error line of its own."""
+
+    FAIL = "fail"
+    REPORT = "report"
+
+
+class UploadStatus(StrEnum):
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True)
 class LineError:
     """A validation error of one input line (`line` is 1-based, as OpenAI counts) or of the whole file (`line` None)."""
@@ -139,6 +153,10 @@ class NewBatch:
     models: Mapping[str, PinnedModel]
     metadata: Mapping[str, str] | None = None
     output_expires_after_seconds: int | None = None
+    on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+    parent_batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +189,16 @@ class BatchRecord:
     errors_total: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
+    on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL
+    invalid_lines: int = 0
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+    parent_batch_id: str | None = None
+    held_at: int | None = None
+    eta_at: int | None = None
+    lines_per_s: float | None = None
+    tokens_per_s: float | None = None
+    quality: str | None = None
 
     @property
     def model(self) -> str | None:
@@ -208,6 +236,7 @@ class ShardRecord:
     completed: int = 0
     failed: int = 0
     usage: TokenUsage = field(default_factory=TokenUsage)
+    quality: str | None = None
 
     @property
     def lines(self) -> int:

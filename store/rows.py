@@ -17,6 +17,7 @@ from store.records import (
     NewBatch,
     NewShard,
     OnDeadline,
+    OnInvalidLine,
     PinnedModel,
     RequestCounts,
     SegmentRef,
@@ -78,6 +79,10 @@ def batch_values(new: NewBatch) -> dict[str, Any]:
         "models": _text(dict(new.models)),
         "metadata": None if new.metadata is None else _text(dict(new.metadata)),
         "output_expires_after_seconds": new.output_expires_after_seconds,
+        "on_invalid_line": new.on_invalid_line.value,
+        "idempotency_key": new.idempotency_key,
+        "request_digest": new.request_digest,
+        "parent_batch_id": new.parent_batch_id,
     }
 
 
@@ -111,6 +116,16 @@ def batch_record(row: RowMapping) -> BatchRecord:
         errors_total=row["errors_total"],
         output_file_id=row["output_file_id"],
         error_file_id=row["error_file_id"],
+        on_invalid_line=OnInvalidLine(row["on_invalid_line"]),
+        invalid_lines=row["invalid_lines"],
+        idempotency_key=row["idempotency_key"],
+        request_digest=row["request_digest"],
+        parent_batch_id=row["parent_batch_id"],
+        held_at=row["held_at"],
+        eta_at=row["eta_at"],
+        lines_per_s=row["lines_per_s"],
+        tokens_per_s=row["tokens_per_s"],
+        quality=row["quality"],
     )
 
 
@@ -154,6 +169,7 @@ def shard_record(row: RowMapping) -> ShardRecord:
         completed=row["completed"],
         failed=row["failed"],
         usage=_usage(row),
+        quality=row["quality"],
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from store.records import TERMINAL_STATUSES, BatchStatus, OnDeadline, ShardState
+from store.records import TERMINAL_STATUSES, BatchStatus, OnDeadline, OnInvalidLine, ShardState, UploadStatus
 
 metadata = sa.MetaData()
 
@@ -110,6 +110,18 @@ batches = sa.Table(
     _count("errors_total"),
     sa.Column("output_file_id", sa.Text),
     sa.Column("error_file_id", sa.Text),
+    # The client's own key, and a digest of what it asked for: a repeated create finds its first answer.
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("request_digest", sa.Text),
+    sa.Column("on_invalid_line", sa.Text, nullable=False, server_default=OnInvalidLine.FAIL.value),
+    _count("invalid_lines"),
+    sa.Column("parent_batch_id", sa.Text),
+    # A person asked for the pause: only a person ends it.
+    sa.Column("held_at", sa.BigInteger),
+    sa.Column("eta_at", sa.BigInteger),
+    sa.Column("lines_per_s", sa.Double),
+    sa.Column("tokens_per_s", sa.Double),
+    sa.Column("quality", sa.Text),
     _check("tenant <> ''", "batches_tenant"),
     _check(_one_of("status", [status.value for status in BatchStatus]), "batches_status"),
     _check(_one_of("on_deadline", [value.value for value in OnDeadline]), "batches_on_deadline"),
@@ -134,6 +146,17 @@ batches = sa.Table(
     sa.Index("batches_by_tenant", "tenant", "seq"),
     sa.Index("batches_by_reading_file", "reading_file_id"),
     sa.Index("batches_open", "status", "seq", sqlite_where=sa.text(BATCH_OPEN)),
+    sa.Index(
+        "batches_by_idempotency_key",
+        "tenant",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=sa.text("idempotency_key IS NOT NULL"),
+    ),
+    sa.Index(
+        "batches_by_request", "tenant", "request_digest", "seq", sqlite_where=sa.text("request_digest IS NOT NULL")
+    ),
+    sa.Index("batches_by_parent", "parent_batch_id", sqlite_where=sa.text("parent_batch_id IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 
@@ -156,6 +179,7 @@ shards = sa.Table(
     _count("input_tokens"),
     _count("cached_tokens"),
     _count("output_tokens"),
+    sa.Column("quality", sa.Text),
     _check("tenant <> ''", "shards_tenant"),
     _check("shard_no >= 0 AND start >= 0 AND stop > start", "shards_range"),
     _check(_one_of("state", [state.value for state in ShardState]), "shards_state"),
@@ -187,3 +211,74 @@ segments = sa.Table(
     sqlite_with_rowid=False,
 )
 """Segments of former generations, with as much of each as its successor found whole. Rows are never updated."""
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("mime_type", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("file_expires_after_seconds", sa.BigInteger),
+    sa.Column("file_id", sa.Text),
+    _check("tenant <> ''", "uploads_tenant"),
+    _check("bytes >= 0", "uploads_bytes"),
+    _check(_one_of("status", [status.value for status in UploadStatus]), "uploads_status"),
+    _check(_same("status = 'completed'", "file_id IS NOT NULL"), "uploads_file"),
+    sa.Index("uploads_pending", "expires_at", sqlite_where=sa.text("status = 'pending'")),
+    sqlite_autoincrement=True,
+)
+
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("upload_id", sa.Text, sa.ForeignKey("uploads.id", name="upload_parts_upload"), nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("blob", sa.Text, nullable=False, unique=True),
+    _check("tenant <> ''", "upload_parts_tenant"),
+    _check("bytes >= 0", "upload_parts_bytes"),
+    sa.Index("upload_parts_by_upload", "upload_id"),
+)
+"""Rows go when their upload is completed, cancelled or expired; the bytes are then the caller's to delete."""
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("batch_id", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    _check("tenant <> ''", "events_tenant"),
+    sa.Index("events_by_age", "created_at"),
+    sqlite_autoincrement=True,
+)
+"""What happened to batches, written in the transaction in which it happened: nothing that was told to a client can be
+missing here after a crash. Rows go when every delivery of theirs has ended."""
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("event_id", sa.Text, sa.ForeignKey("events.id", name="deliveries_event"), primary_key=True),
+    sa.Column("target", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_attempt_at", sa.Double),
+    sa.Column("delivered_at", sa.BigInteger),
+    sa.Column("given_up_at", sa.BigInteger),
+    sa.Column("last_error", sa.Text),
+    _check("tenant <> ''", "deliveries_tenant"),
+    _check("attempts >= 0", "deliveries_attempts"),
+    sa.Index("deliveries_due", "next_attempt_at", sqlite_where=sa.text("next_attempt_at IS NOT NULL")),
+)
+"""One event on its way to one target (a webhook's name, or the local command). `next_attempt_at` NULL: it has ended."""

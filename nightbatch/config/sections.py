@@ -69,7 +69,7 @@ class SchedulerSection(Section):
     shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
     lease_seconds: float = Field(30.0, ge=20, le=HOUR, description="how long a lease lasts without being renewed")
     append_interval_ms: float = Field(
-        50.0, gt=0, le=5000, description="results of this long are written and flushed together"
+        250.0, gt=0, le=5000, description="results of this long are written and flushed together"
     )
     inflight_requests_multiple: float = Field(
         1.0, gt=0, le=100, description="requests in flight, times what an engine runs"

@@ -73,8 +73,12 @@ class Recorder:
     def _see_to(self, shard: HeldShard) -> None:
         if shard.flusher is None:
             shard.flusher = asyncio.create_task(self._run(shard), name=f"flush {shard.batch_id} {shard.shard_no}")
-        if shard.is_answered or shard.buffer_bytes >= self._settings.append_bytes_max:
+        if shard.is_answered or self._is_full(shard):
             shard.flush_now.set()
+
+    def _is_full(self, shard: HeldShard) -> bool:
+        settings = self._settings
+        return len(shard.buffer) >= settings.append_results_max or shard.buffer_bytes >= settings.append_bytes_max
 
     async def _run(self, shard: HeldShard) -> None:
         try:

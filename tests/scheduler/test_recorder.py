@@ -46,7 +46,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(world: World) -> AsyncIterator[Bench]:
-    settings = replace(SETTINGS, append_interval_ms=60_000, append_bytes_max=1_000)
+    settings = replace(SETTINGS, append_interval_ms=60_000, append_results_max=6, append_bytes_max=1_000)
     batch = await world.batch(chats(LINES))
     inputs = Inputs(world.store)
     await Intake(world.store, world.registry, settings, inputs, now=time.time).take_in(batch)
@@ -62,6 +62,15 @@ async def bench(world: World) -> AsyncIterator[Bench]:
     yield Bench(world, clock, leases, recorder, shard, ended)
     await recorder.close_writer(shard)
     await recorder.close()
+
+
+async def test_results_gather_into_one_group_until_they_are_many(bench: Bench) -> None:
+    with passings("append.synced") as groups:
+        for line_no in range(6):
+            bench.recorder.record(bench.shard, bench.result(line_no, size=1))
+        await bench.flushed()
+    assert len(groups) == 1
+    assert bench.segment_lines() == [0, 1, 2, 3, 4, 5]
 
 
 async def test_results_gather_into_one_group_until_it_is_large(bench: Bench) -> None:

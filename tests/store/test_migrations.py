@@ -29,10 +29,24 @@ def definitions(path: Path) -> dict[str, str]:
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
     return {
-        name: ", ".join(sorted(line.strip().rstrip(",").removesuffix(")") for line in sql.splitlines()))
-        for name, sql in rows
-        if name not in {"alembic_version", "sqlite_sequence"}
+        name: ", ".join(sorted(parts(sql))) for name, sql in rows if name not in {"alembic_version", "sqlite_sequence"}
     }
+
+
+def parts(sql: str) -> list[str]:
+    """A definition cut at its commas of the first level: SQLite writes a column that was added later on one line with
+    others."""
+    if not sql.startswith("CREATE TABLE"):
+        return [" ".join(sql.split())]
+    head, _, body = sql.partition("(")
+    found, depth = [""], 0
+    for character in body.rpartition(")")[0]:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [head.replace('"', "").strip(), *(" ".join(part.split()) for part in found)]
 
 
 def test_migrating_from_nothing_gives_the_schema_of_today_to_the_last_constraint(tmp_path: Path) -> None:
