@@ -124,6 +124,11 @@ class BatchObject(BaseModel):
     paused_at: int | None
     pause_reason: str | None
     deadline_missed_at: int | None
+    on_invalid_line: str
+    parent_batch_id: str | None
+    eta_at: int | None
+    lines_per_s: float | None
+    tokens_per_s: float | None
 
     @classmethod
     def of(cls, record: BatchRecord, *, errors_max: int | None = None) -> BatchObject:
@@ -132,6 +137,7 @@ class BatchObject(BaseModel):
             **same,
             model=record.model,
             status=record.status.value,
+            on_invalid_line=record.on_invalid_line.value,
             errors=_errors(record, errors_max),
             request_counts=RequestCountsObject(
                 total=record.counts.total, completed=record.counts.completed, failed=record.counts.failed
@@ -144,7 +150,8 @@ class BatchObject(BaseModel):
 _SAME_IN_BATCH = (
     "id", "endpoint", "input_file_id", "completion_window", "output_file_id", "error_file_id", "created_at",
     "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
-    "cancelled_at", "paused_at", "pause_reason", "deadline_missed_at",
+    "cancelled_at", "paused_at", "pause_reason", "deadline_missed_at", "parent_batch_id", "eta_at", "lines_per_s",
+    "tokens_per_s",
 )  # fmt: skip
 
 
