@@ -121,12 +121,17 @@ class Leases:
         return [shard for shard in lost if not shard.is_gone and not shard.sealing]
 
     async def report(self) -> None:
-        """Show the progress of what has moved since the last report."""
+        """Show the progress of what has moved since the last report.
+
+        Noted as reported is what was sent, not what a shard has come to while the store was writing it.
+        """
         moved = [shard for shard in self.held.values() if shard.durable != shard.reported and not shard.dropped]
-        if moved:
-            await self._store.work.report([shard.progress() for shard in moved])
-        for shard in moved:
-            shard.reported = shard.durable
+        if not moved:
+            return
+        sent = [(shard, shard.durable) for shard in moved]
+        await self._store.work.report([shard.progress() for shard in moved])
+        for shard, durable in sent:
+            shard.reported = durable
 
     def forget(self, shard: HeldShard) -> None:
         if self.held.get((shard.batch_id, shard.shard_no)) is shard:

@@ -153,3 +153,16 @@ class passings:  # noqa: N801 (reads as a word in `with`)
 
     def __exit__(self, *_raised: object) -> None:
         markers.install(None)
+
+
+async def test_a_result_that_becomes_durable_while_progress_is_written_is_in_the_next_report(bench: Bench) -> None:
+    for line_no in range(6):
+        bench.recorder.record(bench.shard, bench.result(line_no, size=1))
+    await bench.flushed()
+    first = asyncio.create_task(bench.leases.report())
+    await asyncio.sleep(0)  # the report has taken its figures and waits for the store
+    bench.shard.completed += 1
+    await first
+    await bench.leases.report()
+    (record,) = await bench.world.store.work.shards(bench.shard.batch_id)
+    assert record.completed == 7
