@@ -10,7 +10,7 @@ import sys
 import typer
 
 from nightbatch import exits
-from nightbatch.commands import bench, cancel, demo, doctor, models, prepare, results, serve, status, submit
+from nightbatch.commands import bench, cancel, demo, doctor, models, prepare, results, serve, status, submit, windows
 
 app = typer.Typer(
     name="nightbatch",
@@ -30,6 +30,7 @@ app.command("status")(status.status)
 app.command("results")(results.results)
 app.command("cancel")(cancel.cancel)
 app.command("models")(models.models)
+app.add_typer(windows.app, name="windows")
 app.command("doctor")(doctor.doctor)
 app.command("prepare")(prepare.prepare)
 app.command("demo")(demo.demo)

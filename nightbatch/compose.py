@@ -14,6 +14,7 @@ from engine.registry import Registry
 from nightbatch.config import Config
 from nightbatch.engines import Fleet, build_fleet
 from scheduler.loop import Scheduler
+from scheduler.policy.holding import Hold
 from scheduler.settings import SchedulerSettings
 from server.app import create_app
 from server.settings import ServerSettings, Tier
@@ -60,6 +61,7 @@ async def compose(
             now=now,
             monotonic=monotonic,
             holder=f"{socket.gethostname()}:{os.getpid()}:{int(now() * 1000)}",
+            hold=hold(config),
         )
         registry.on_change(scheduler.wake)
         app = create_app(
@@ -109,6 +111,13 @@ def scheduler_settings(config: Config) -> SchedulerSettings:
         # store.open_store holds the folder's lock for this process.
         sole_scheduler=True,
     )
+
+
+def hold(config: Config) -> Hold | None:
+    if config.windows.outside != "hold":
+        return None
+    settings = scheduler_settings(config)
+    return Hold(config.windows.calendar(), settings.hold_work_margin, settings.hold_reserve_seconds)
 
 
 def server_settings(config: Config) -> ServerSettings:

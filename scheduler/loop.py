@@ -22,6 +22,7 @@ from scheduler.actors.recorder import Recorder
 from scheduler.actors.waking import attempt, repeat, sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
+from scheduler.policy.holding import Hold, wait_reason
 from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
 from scheduler.settings import SchedulerSettings
 from store import Store
@@ -52,9 +53,12 @@ class Scheduler:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         holder: str,
+        hold: Hold | None = None,
     ) -> None:
+        """`hold` None: batches run at any hour."""
         self._store = store
         self._settings = settings
+        self._hold = hold
         self._now = now
         self._monotonic = monotonic
         self._limits = Limits(
@@ -157,14 +161,17 @@ class Scheduler:
             del self._hopeless[batch_id]
         self._jobs.forget(frozenset(self._batches))
         running = [b for b in batches if b.status is BatchStatus.IN_PROGRESS and b.id not in self._hopeless]
-        self._keeper.keep_only({batch.id for batch in running})
+        waits = self._waits(running)
+        self._keeper.keep_only({batch.id for batch in running} - waits.keys())
         if self._keeper.stopping:
             return
         shards = await self._watch.shards_of(running)
         with_work = {shard.batch_id for shard in shards}
         for batch in batches:
             await self._see_to(batch, is_done=batch.id not in with_work)
-        snapshot = self._watch.snapshot(now=self._now(), batches=running, shards=shards, held=self._keeper.views())
+        snapshot = self._watch.snapshot(
+            now=self._now(), batches=running, shards=shards, held=self._keeper.views(), waits=waits
+        )
         planned = plan(snapshot, self._limits)
         self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits))
         for record in planned.leases:
@@ -173,6 +180,14 @@ class Scheduler:
                 self._keeper.lease(record, batch_found)
         self._dispatcher.pump()
         await self._apply_pauses(planned)
+
+    def _waits(self, running: Sequence[BatchRecord]) -> dict[str, str]:
+        """The batches that must not run now, each with the reason that people see."""
+        if self._hold is None:
+            return {}
+        now, rates = self._now(), self._watch.seconds_per_line()
+        reasons = ((batch.id, wait_reason(batch, self._hold, now=now, seconds_per_line=rates)) for batch in running)
+        return {batch_id: reason for batch_id, reason in reasons if reason is not None}
 
     async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
         """Start the job that moves the batch on, if it is time for one."""

@@ -62,6 +62,11 @@ class SchedulerSettings:
     isolation_patience_seconds: float = 300.0
     """Time that suspects of an engine's deaths wait for that engine before they run apart on another one."""
 
+    hold_work_margin: float = 1.25
+    hold_reserve_seconds: float = 600.0
+    """A batch waits for the off-peak windows while they have this many times the estimated work, and this much more,
+    before its deadline."""
+
     intakes_max: int = 2
     finalizes_max: int = 2
     """Batches composed at once; one when the disk is below its reserve."""

@@ -23,6 +23,7 @@ from nightbatch.config.sections import (
     TenantConfig,
     TierConfig,
 )
+from nightbatch.config.windows import OffPeakConfig, WindowsSection
 
 START, END = "<!-- keys: made by nightbatch.config.reference -->", "<!-- end of keys -->"
 
@@ -40,10 +41,13 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
         TierConfig,
         "What a `completion_window` of that name means. Built in: `1h` (20 % off), `24h`, `7d` (50 %); change any key.",
     ),
+    ("`[windows]`", WindowsSection, "Off-peak hours. [Scheduling](scheduling.md) shows them at work."),
+    ("`[[windows.off_peak]]`", OffPeakConfig, "One table for each window. Those that overlap are one."),
     ("`[[tenants]]`", TenantConfig, "None: everyone is one tenant and no API key is asked for."),
     ("`[logging]`", LoggingSection, ""),
 )
 
+NAMES = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path", "date": "date"}
 DEFAULTS_IN_WORDS = {"folder": "`$XDG_DATA_HOME/nightbatch`, else `~/.local/share/nightbatch`"}
 
 
@@ -72,7 +76,9 @@ def _type(kind: Any) -> str:
         return f"list of {_type(get_args(kind)[0])}"
     if get_origin(kind) is dict:
         return "table"
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}[kind.__name__]
+    if issubclass(kind, BaseModel):
+        return "table"
+    return NAMES[kind.__name__]
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nightbatch.config.model import EMBEDDED, ModelConfig
+from nightbatch.config.windows import WindowsSection
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -123,6 +124,7 @@ class Config(Section):
     tiers: dict[str, TierConfig] = Field(
         default_factory=lambda: {name: TierConfig.model_validate(tier) for name, tier in TIERS.items()}
     )
+    windows: WindowsSection = WindowsSection()
     logging: LoggingSection = LoggingSection()
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.protocol import EngineState
 from engine.registry import Registry
@@ -70,6 +70,9 @@ class Watch:
             if lines or self._registry.candidates(key.id, key.revision):
                 self._meters.setdefault(key, RateMeter()).add(lines=lines, busy_seconds=seconds)
 
+    def seconds_per_line(self) -> dict[ModelKey, float]:
+        return {key: meter.seconds_per_line for key, meter in self._meters.items()}
+
     # --- snapshot
 
     async def shards_of(self, batches: Sequence[BatchRecord]) -> list[ShardRecord]:
@@ -98,6 +101,7 @@ class Watch:
         batches: Sequence[BatchRecord],
         shards: Sequence[ShardRecord],
         held: Iterable[HeldView],
+        waits: Mapping[str, str],
     ) -> Snapshot:
         outages = {}
         for key in {model_key(shard) for shard in shards}:
@@ -112,7 +116,8 @@ class Watch:
             engines=self._engines(),
             outages=outages,
             disk_problem=self.disk_problem,
-            seconds_per_line={key: meter.seconds_per_line for key, meter in self._meters.items()},
+            seconds_per_line=self.seconds_per_line(),
+            waits=waits,
         )
 
     def _engines(self) -> tuple[EngineView, ...]:

@@ -7,8 +7,11 @@ from store.records import BatchRecord, OnDeadline
 
 def slack_seconds(batch: BatchRecord, *, now: float, seconds_per_line: float) -> float:
     """Deadline minus now minus the estimated seconds of work left; negative when the deadline cannot be met."""
-    lines_left = max(0, batch.counts.total - batch.counts.completed - batch.counts.failed)
-    return batch.expires_at - now - lines_left * seconds_per_line
+    return batch.expires_at - now - lines_left(batch) * seconds_per_line
+
+
+def lines_left(batch: BatchRecord) -> int:
+    return max(0, batch.counts.total - batch.counts.completed - batch.counts.failed)
 
 
 def has_passed(batch: BatchRecord, *, now: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scheduler.facts.deadlines import slack_seconds
 from store.records import BatchRecord, ShardRecord, ShardState
@@ -56,6 +56,7 @@ class Snapshot:
     """`batches` are those in progress, oldest first; `shards` their open ones by (batch, shard_no).
 
     `outages` says for a model without a ready engine why. `disk_problem` is set while nothing may be leased.
+    `waits` has the batches that must not run now, with the reason for people.
     """
 
     now: float
@@ -66,6 +67,7 @@ class Snapshot:
     outages: Mapping[ModelKey, str]
     disk_problem: str | None
     seconds_per_line: Mapping[ModelKey, float]
+    waits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ def _leases(
     ahead: dict[ModelKey, int] = defaultdict(int)
     leases = []
     for batch_id in ranking:
+        if batch_id in snapshot.waits:
+            continue
         for key, lines in waiting[batch_id].items():
             ahead[key] += lines
         for shard in shards_of.get(batch_id, ()):
@@ -185,7 +189,7 @@ def _pauses(
         if not shards:
             continue
         reasons = [snapshot.disk_problem or snapshot.outages.get(model_key(shard)) for shard in shards]
-        reason = reasons[0] if all(reasons) else None
+        reason = snapshot.waits.get(batch.id) or (reasons[0] if all(reasons) else None)
         if reason is not None and reason != batch.pause_reason:
             pauses.append(Pause(batch.id, reason))
         elif reason is None and batch.paused_at is not None:

@@ -25,6 +25,7 @@ from engine.protocol import (
 )
 from engine.registry import Registry
 from scheduler import Scheduler, SchedulerSettings
+from scheduler.policy.holding import Hold
 from store import BatchRecord, BatchStatus, FileRecord, NewBatch, OnDeadline, PinnedModel, Store
 
 SETTINGS = SchedulerSettings(
@@ -113,8 +114,11 @@ class World:
         )
         return await self.store.batches.create(new)
 
-    def scheduler(self, *, holder: str = "one", store: Store | None = None, **changed: Any) -> Scheduler:
-        return Scheduler(store or self.store, self.registry, replace(self.settings, **changed), holder=holder)
+    def scheduler(
+        self, *, holder: str = "one", store: Store | None = None, hold: Hold | None = None, **changed: Any
+    ) -> Scheduler:
+        settings = replace(self.settings, **changed)
+        return Scheduler(store or self.store, self.registry, settings, holder=holder, hold=hold)
 
     async def get(self, batch: BatchRecord) -> BatchRecord:
         found = await self.store.batches.get("t", batch.id)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import time as clock
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from scheduler.facts.windows import Calendar, Window
+from scheduler.policy.holding import Hold, wait_reason
+from scheduler.policy.planner import ModelKey
+from store.records import BatchRecord, BatchStatus, OnDeadline, PinnedModel, RequestCounts
+from tests.scheduler.world import TestEngine, World, chats, running
+
+BERLIN = ZoneInfo("Europe/Berlin")
+EVERY_DAY = frozenset(range(7))
+NIGHT = Calendar((Window("night", EVERY_DAY, time(22), time(6), BERLIN),), zone=BERLIN)
+SMOL = ModelKey("smol", "r1")
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()
+
+
+def batch(*, deadline: str, on_deadline: OnDeadline = OnDeadline.EXPIRE, lines: int = 3600) -> BatchRecord:
+    return BatchRecord(
+        "batch_1", "t", "/v1/chat/completions", "file-1", "24h", BatchStatus.IN_PROGRESS, 0, int(at(deadline)),
+        on_deadline, {"smol": PinnedModel("smol", "r1")}, counts=RequestCounts(total=lines),
+    )  # fmt: skip
+
+
+def reason(
+    found: BatchRecord,
+    *,
+    now: str = "2026-06-10T12:00",
+    seconds_per_line: float | None = 1.0,
+    calendar: Calendar = NIGHT,
+) -> str | None:
+    rates = {} if seconds_per_line is None else {SMOL: seconds_per_line}
+    return wait_reason(found, Hold(calendar, 1.25, 600.0), now=at(now), seconds_per_line=rates)
+
+
+def test_the_reason_says_for_what_and_until_when_a_batch_waits() -> None:
+    assert reason(batch(deadline="2026-06-11T12:00")) == (
+        "Waits for the off-peak window 'night', which opens at Wed 10 Jun 22:00 (Europe/Berlin); the batch expires at "
+        "Thu 11 Jun 12:00."
+    )
+    assert "is due at" in (reason(batch(deadline="2026-06-11T12:00", on_deadline=OnDeadline.CONTINUE)) or "")
+
+
+@pytest.mark.parametrize(
+    ("why", "found", "now", "seconds_per_line"),
+    [
+        ("a window is open", batch(deadline="2026-06-11T12:00"), "2026-06-10T23:00", 1.0),
+        ("it is late already", batch(deadline="2026-06-10T11:00"), "2026-06-10T12:00", 1.0),
+        ("no window before its deadline", batch(deadline="2026-06-10T20:00"), "2026-06-10T12:00", 1.0),
+        ("the night is too short for it", batch(deadline="2026-06-11T12:00"), "2026-06-10T12:00", 8.0),
+        ("no window, and no rate known", batch(deadline="2026-06-10T20:00"), "2026-06-10T12:00", None),
+    ],
+)
+def test_a_batch_runs_when(why: str, found: BatchRecord, now: str, seconds_per_line: float | None) -> None:
+    assert reason(found, now=now, seconds_per_line=seconds_per_line) is None, why
+
+
+def test_a_batch_of_several_models_is_judged_by_the_slowest_and_waits_while_one_is_unknown() -> None:
+    found = batch(deadline="2026-06-11T12:00")
+    mixed = replace(found, models={**found.models, "big": PinnedModel("big", "r1")})
+    hold, now = Hold(NIGHT, 1.25, 600.0), at("2026-06-10T12:00")
+    assert wait_reason(mixed, hold, now=now, seconds_per_line={SMOL: 8.0}) is not None
+    assert wait_reason(mixed, hold, now=now, seconds_per_line={SMOL: 1.0, ModelKey("big", "r1"): 8.0}) is None
+
+
+def test_without_a_window_nothing_waits() -> None:
+    assert reason(batch(deadline="2026-06-11T12:00"), calendar=Calendar()) is None
+
+
+async def test_a_batch_waits_for_its_window_and_says_so_and_runs_when_it_opens(world: World) -> None:
+    """The window opens in a few seconds; until then no line goes to an engine."""
+    opens = datetime.fromtimestamp(clock.time() + 3, UTC)
+    soon = Window("soon", EVERY_DAY, opens.time(), (opens + timedelta(hours=6)).time(), UTC)
+    found = await world.batch(chats(40), expires_at=int(clock.time()) + 24 * 3600)
+    async with running(world.scheduler(hold=Hold(Calendar((soon,)), 1.25, 60.0))):
+        waiting = await world.until(found, lambda seen: seen.paused_at is not None)
+        assert waiting.pause_reason is not None
+        assert waiting.pause_reason.startswith("Waits for the off-peak window 'soon'")
+        assert waiting.counts.completed == 0
+        ended = await world.ended(found)
+    assert clock.time() >= opens.timestamp()
+    assert ended.status is BatchStatus.COMPLETED
+    assert ended.paused_at is None
+
+
+async def test_a_window_that_closes_takes_the_lines_back_and_loses_none(world: World, engine: TestEngine) -> None:
+    closes = datetime.fromtimestamp(clock.time() + 2, UTC)
+    again = closes + timedelta(seconds=2)
+    windows = (
+        Window("first", EVERY_DAY, (closes - timedelta(hours=1)).time(), closes.time(), UTC),
+        Window("second", EVERY_DAY, again.time(), (again + timedelta(hours=6)).time(), UTC),
+    )
+    found = await world.batch(chats(40), expires_at=int(clock.time()) + 24 * 3600)
+    engine.hold()
+    async with running(world.scheduler(hold=Hold(Calendar(windows), 1.25, 60.0))):
+        await world.until(found, lambda seen: seen.paused_at is not None)
+        assert engine.load().running == 0
+        engine.let_go()
+        ended = await world.ended(found)
+    output, errors = await world.results(ended)
+    assert [line["custom_id"] for line in output] == [f"row-{no}" for no in range(40)]
+    assert errors == []
