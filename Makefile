@@ -65,4 +65,4 @@ LOCK := pyproject.toml requirements/build.in --extra dev --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --no-annotate --no-header
 
 clean: ## remove the environments and caches (data folders stay)
-	@rm -rf .venv .venvs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .venvs .clients .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

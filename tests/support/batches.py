@@ -115,3 +115,9 @@ def _lines(client: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:
             line["response"]["body"].pop("id", None)
             line["response"]["body"].pop("created", None)
     return lines
+
+
+def chat_and_embeddings(chat: str = "sim", embeddings: str = "sim-embed") -> str:
+    """The configuration of a server with a chat model and an embedding model, both simulated."""
+    pooling = f'\n[[models]]\nid = "{embeddings}"\nengine = "simulated"\nprofile = "cpu-135m"\nkind = "pooling"\n'
+    return simulated().replace('id = "sim"', f'id = "{chat}"') + pooling
