@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
+from urllib.parse import quote
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.server.houses import CHAT, House, line
+from tests.support.document import operations
 
 FUZZ = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -20,11 +23,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-POST_PATHS = st.sampled_from(
-    ["/batches", "/batches/x/cancel", "/chat/completions", "/completions", "/embeddings", "/score", "/rerank", "/files"]
-)
+ROUTES = [(method, path.removeprefix("/v1")) for method, path in operations() if path.startswith("/v1/")]
+"""A route of tomorrow is fuzzed by being in the OpenAPI document."""
+POST_PATHS = st.sampled_from(sorted(re.sub(r"\{\w+\}", "x", path) for method, path in ROUTES if method == "POST"))
+READS = [(method, path) for method, path in ROUTES if method in ("GET", "DELETE")]
 KNOWN = ["model", "messages", "prompt", "input", "n", "stream", "query", "documents", "text_1", "text_2", "max_tokens",
-         "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"]  # fmt: skip
+         "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "on_invalid_line",
+         "idempotency_key", "bytes", "filename", "mime_type", "purpose", "part_ids", "md5", "where", "set"]  # fmt: skip
 PATH_TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text not in (".", ".."))
 
 
@@ -77,13 +82,8 @@ async def test_random_forms_are_no_500(house: House, parts: list[tuple[bytes, by
 @FUZZ
 @given(text=PATH_TEXT, query=st.dictionaries(st.sampled_from(["after", "limit", "order", "purpose"]), st.text()))
 async def test_random_ids_and_queries_are_no_500(house: House, text: str, query: dict[str, str]) -> None:
-    from urllib.parse import quote
-
     segment = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    params = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
     async with house.http() as http:
-        for path in (f"/files/{segment}", f"/files/{segment}/content", f"/batches/{segment}", f"/models/{segment}"):
-            assert sound(await http.get(path))
-        assert sound(await http.delete(f"/files/{segment}"))
-        params = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
-        for path in ("/files", "/batches"):
-            assert sound(await http.get(path, params=params))
+        for method, path in READS:
+            assert sound(await http.request(method, re.sub(r"\{\w+\}", segment, path), params=params))
