@@ -30,6 +30,8 @@ from engine.vllm import launch, source
 from engine.vllm.arguments import UnknownArgument, adapters, check_ours, to_flags
 from engine.vllm.connection import HOST_COMMAND, HostConnection
 from engine.vllm.frames import Launch, Ready
+from engine.vllm.online_first.channel import Channel
+from engine.vllm.online_first.policy import Orders
 from engine.vllm.pace import silence_seconds_max
 from engine.vllm.source import ModelSource, SourceError
 from engine.vllm.spec import VllmSpec
@@ -176,7 +178,8 @@ class VllmEngine:
             check_ours(spec.engine_args)
         except UnknownArgument as error:
             raise EngineStartError(str(error)) from None
-        flags = launch.flags(spec, spec.kind or source.kind_of(self._source.config))
+        channel = await asyncio.to_thread(self._open_channel)
+        flags = launch.flags(spec, spec.kind or source.kind_of(self._source.config), channel=channel)
         environment = launch.environment(spec, self._folder, os.environ, launch.preloads(), local=local)
         model = str(await self._prepared(self._source)) if local else spec.source
         order = Launch(spec.name, spec.model_id, model, flags)
@@ -187,6 +190,15 @@ class VllmEngine:
             seconds_max=spec.start_seconds_max,
             command=self._host_command,
         )
+
+    def _open_channel(self) -> Path | None:
+        """The file through which the online-first scheduler hears and tells, made anew for each life of the engine."""
+        if not self._spec.online_first:
+            return None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self._spec.name}.channel"
+        Channel.create(path, Orders()).close()
+        return path.resolve()
 
     async def _prepared(self, found: ModelSource) -> Path:
         """The folder of a local model; a default model is converted first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +20,16 @@ HUB_ARGUMENTS = frozenset({"tokenizer", "lora-modules", "speculative-config", "h
 """With one of these a local model may still need something from the hub."""
 
 
-def flags(spec: VllmSpec, kind: ModelKind) -> list[str]:
-    """The user's flags behind ours: where both name the same thing the user's counts."""
+SCHEDULERS = {
+    "cpu": "engine.vllm.online_first.scheduler.OnlineFirstScheduler",
+    "cuda": "engine.vllm.online_first.scheduler.OnlineFirstAsyncScheduler",
+}
+"""vLLM schedules asynchronously on CUDA and never on a CPU: each has its own class."""
+
+
+def flags(spec: VllmSpec, kind: ModelKind, *, channel: Path | None = None) -> list[str]:
+    """The user's flags behind ours: where both name the same thing the user's counts. `channel` is the file that
+    carries orders to the online-first scheduler, None without one."""
     given = to_flags(spec.engine_args)
     named = names_in(given)
     ours: dict[str, list[str]] = {
@@ -33,6 +42,9 @@ def flags(spec: VllmSpec, kind: ModelKind) -> list[str]:
         ours["enforce-eager"] = []
         if kind is ModelKind.GENERATE:
             ours["block-size"] = [str(CPU_BLOCK_TOKENS)]
+    if channel is not None and kind is ModelKind.GENERATE:
+        ours["scheduler-cls"] = [SCHEDULERS["cpu" if spec.device == "cpu" else "cuda"]]
+        ours["additional-config"] = [json.dumps({"nightbatch": {"channel": str(channel)}})]
     if spec.kv_cache_bytes is not None:
         ours["kv-cache-memory-bytes"] = [str(spec.kv_cache_bytes)]
     if spec.device_memory_share is not None:

@@ -37,6 +37,7 @@ class Wanted:
     memory_share: float | None = None
     kv_cache_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    online_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,4 +181,5 @@ def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: 
         device_memory_share=grant.device_share,
         cores=cores,
         environment=wanted.environment,
+        online_first=wanted.online_first,
     )

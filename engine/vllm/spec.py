@@ -20,7 +20,7 @@ class VllmSpec:
     local folder or a Hugging Face id. `engine_args` is a mapping with vLLM's own names (underscores or dashes) or a
     list of command-line flags; both are passed verbatim. `kv_cache_bytes` and `device_memory_share` come from the
     memory plan, `cores` from the core plan; an engine argument of the same meaning wins over either. `devices` is what
-    CUDA_VISIBLE_DEVICES shows to the engine.
+    CUDA_VISIBLE_DEVICES shows to the engine. `online_first` puts `engine.vllm.online_first` into its scheduler.
     """
 
     name: str
@@ -34,4 +34,5 @@ class VllmSpec:
     device_memory_share: float | None = None
     cores: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    online_first: bool = False
     start_seconds_max: float = START_SECONDS_MAX

@@ -19,6 +19,7 @@ ONLY_FOR: dict[str, EngineName] = {
     "memory_share": "vllm",
     "kv_cache_mib": "vllm",
     "environment": "vllm",
+    "online_first": "vllm",
     "upstreams": "remote",
     "api_key_env": "remote",
     "profile": "simulated",
@@ -56,6 +57,10 @@ class ModelConfig(BaseModel):
     )
     kv_cache_mib: int | None = Field(None, ge=1, description="vllm: KV cache (MiB); what is left if not given")
     environment: dict[str, str] = Field(default_factory=dict, description="vllm: variables for its engine process")
+
+    online_first: bool = Field(
+        False, description="vllm: bound batch work inside each step while an online request runs (experimental)"
+    )
 
     upstreams: tuple[str, ...] = Field((), description="remote: base URLs of OpenAI-compatible servers")
     api_key_env: str | None = Field(None, description="remote: name of the variable that holds the upstreams' API key")
