@@ -1,0 +1,59 @@
+"""Codes of errors that no other test names: each with the status that docs/api.md gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.simulated import SimulatedEngine, SimulatedFaults
+from server.settings import KIB, ServerSettings
+from tests.server.houses import CHAT, EMBED, PROFILE, House, HouseBuilder, form, line
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+async def code_of(house: House, method: str, path: str, **request: Any) -> tuple[int, str]:
+    async with house.http() as http:
+        response = await http.request(method, path, **request)
+    return response.status_code, response.json()["error"]["code"]
+
+
+async def upload(house: House) -> str:
+    async with house.http() as http:
+        return str((await http.post("/files", files=form(line("a")))).json()["id"])
+
+
+async def test_a_part_that_comes_twice_and_too_many_parts_are_told_apart(house: House) -> None:
+    twice = form(line("a")) + form(line("b"), purpose=None)
+    assert await code_of(house, "POST", "/files", files=twice) == (400, "duplicate_parameter")
+    many = [(f"extra-{number}", (None, "x")) for number in range(40)]
+    assert await code_of(house, "POST", "/files", files=many) == (400, "too_many_parts")
+
+
+async def test_a_model_asked_for_what_it_cannot_do_and_a_schema_that_is_none_are_400(house: House) -> None:
+    body: dict[str, Any] = {"model": EMBED, "messages": MESSAGES}
+    assert await code_of(house, "POST", "/chat/completions", json=body) == (400, "endpoint_not_supported")
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
+    body = {"model": CHAT, "messages": MESSAGES, "response_format": schema}
+    assert await code_of(house, "POST", "/chat/completions", json=body) == (400, "invalid_json_schema")
+
+
+async def test_a_file_in_use_is_409_and_one_whose_bytes_are_gone_404(house: House) -> None:
+    used = await upload(house)
+    body = {"input_file_id": used, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    async with house.http() as http:
+        assert (await http.post("/batches", json=body)).status_code == 200
+    assert await code_of(house, "DELETE", f"/files/{used}") == (409, "file_in_use")
+    gone = await upload(house)
+    record = await house.store.files.get("default", gone)
+    assert record is not None
+    await house.store.blobs.delete(record.blob)
+    assert await code_of(house, "GET", f"/files/{gone}/content") == (404, "not_found")
+
+
+async def test_a_body_above_the_limit_is_413_and_a_full_engine_429(open_house: HouseBuilder) -> None:
+    engine = SimulatedEngine("sim", PROFILE, faults=SimulatedFaults(overload_marker="too busy"))
+    house = await open_house(engines=[engine], settings=ServerSettings(json_body_bytes_max=KIB))
+    large = {"model": CHAT, "messages": MESSAGES, "user": "x" * 2 * KIB}
+    assert await code_of(house, "POST", "/chat/completions", json=large) == (413, "request_too_large")
+    busy = {"model": CHAT, "messages": [{"role": "user", "content": "too busy"}]}
+    assert await code_of(house, "POST", "/chat/completions", json=busy) == (429, "rate_limit_exceeded")
