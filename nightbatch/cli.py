@@ -10,7 +10,20 @@ import sys
 import typer
 
 from nightbatch import exits
-from nightbatch.commands import bench, cancel, demo, doctor, models, prepare, results, serve, status, submit, windows
+from nightbatch.commands import (
+    bench,
+    cancel,
+    demo,
+    doctor,
+    models,
+    pausing,
+    prepare,
+    results,
+    serve,
+    status,
+    submit,
+    windows,
+)
 
 app = typer.Typer(
     name="nightbatch",
@@ -29,6 +42,8 @@ app.command("submit")(submit.submit)
 app.command("status")(status.status)
 app.command("results")(results.results)
 app.command("cancel")(cancel.cancel)
+app.command("pause")(pausing.pause)
+app.command("resume")(pausing.resume)
 app.command("models")(models.models)
 app.add_typer(windows.app, name="windows")
 app.command("doctor")(doctor.doctor)

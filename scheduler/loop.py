@@ -22,7 +22,7 @@ from scheduler.actors.recorder import Recorder
 from scheduler.actors.waking import attempt, repeat, sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
-from scheduler.policy.holding import Hold, wait_reason
+from scheduler.policy.holding import Hold, waits
 from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
 from scheduler.settings import SchedulerSettings
 from store import Store
@@ -161,8 +161,8 @@ class Scheduler:
             del self._hopeless[batch_id]
         self._jobs.forget(frozenset(self._batches))
         running = [b for b in batches if b.status is BatchStatus.IN_PROGRESS and b.id not in self._hopeless]
-        waits = self._waits(running)
-        self._keeper.keep_only({batch.id for batch in running} - waits.keys())
+        waiting = waits(running, self._hold, now=self._now(), seconds_per_line=self._watch.seconds_per_line())
+        self._keeper.keep_only({batch.id for batch in running} - waiting.keys())
         if self._keeper.stopping:
             return
         shards = await self._watch.shards_of(running)
@@ -170,7 +170,7 @@ class Scheduler:
         for batch in batches:
             await self._see_to(batch, is_done=batch.id not in with_work)
         snapshot = self._watch.snapshot(
-            now=self._now(), batches=running, shards=shards, held=self._keeper.views(), waits=waits
+            now=self._now(), batches=running, shards=shards, held=self._keeper.views(), waits=waiting
         )
         planned = plan(snapshot, self._limits)
         self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits))
@@ -180,14 +180,6 @@ class Scheduler:
                 self._keeper.lease(record, batch_found)
         self._dispatcher.pump()
         await self._apply_pauses(planned)
-
-    def _waits(self, running: Sequence[BatchRecord]) -> dict[str, str]:
-        """The batches that must not run now, each with the reason that people see."""
-        if self._hold is None:
-            return {}
-        now, rates = self._now(), self._watch.seconds_per_line()
-        reasons = ((batch.id, wait_reason(batch, self._hold, now=now, seconds_per_line=rates)) for batch in running)
-        return {batch_id: reason for batch_id, reason in reasons if reason is not None}
 
     async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
         """Start the job that moves the batch on, if it is time for one."""

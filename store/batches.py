@@ -115,6 +115,44 @@ class Batches:
     async def resume(self, batch_id: str) -> None:
         await self._change_running(batch_id, {"paused_at": None, "pause_reason": None})
 
+    async def hold(self, tenant: str, batch_id: str, *, reason: str, at: int) -> BatchRecord | None:
+        """Pause on a person's request: only `let_go` ends it. None when the batch is not validating or in progress.
+
+        A second hold changes nothing. A batch that is validating shows its pause once it is in progress.
+        """
+        shown = batches.c.status == BatchStatus.IN_PROGRESS.value
+        return await self._change_held(
+            tenant,
+            batch_id,
+            {
+                "held_at": sa.func.coalesce(batches.c.held_at, at),
+                "paused_at": sa.case((shown, sa.func.coalesce(batches.c.paused_at, at)), else_=None),
+                "pause_reason": sa.case((shown, reason), else_=None),
+            },
+        )
+
+    async def let_go(self, tenant: str, batch_id: str) -> BatchRecord | None:
+        """End a person's hold; what else keeps the batch from running shows again soon. None as for `hold`."""
+        return await self._change_held(tenant, batch_id, {"held_at": None, "paused_at": None, "pause_reason": None})
+
+    async def _change_held(self, tenant: str, batch_id: str, values: Mapping[str, Any]) -> BatchRecord | None:
+        changed = (
+            sa.update(batches)
+            .where(
+                batches.c.id == batch_id,
+                batches.c.tenant == tenant,
+                batches.c.status.in_([BatchStatus.VALIDATING.value, BatchStatus.IN_PROGRESS.value]),
+            )
+            .values(dict(values))
+            .returning(*batches.c)
+        )
+
+        def change(connection: Connection) -> BatchRecord | None:
+            row = connection.execute(changed).mappings().one_or_none()
+            return None if row is None else batch_record(row)
+
+        return await self._database.write(change)
+
     async def miss_deadline(self, batch_id: str, *, at: int) -> None:
         """Remember when a batch that runs on passed its deadline; the first time counts."""
         changed = (
@@ -161,7 +199,7 @@ def move_batch(
     check_edges(expected, to)
     changed: dict[str, Any] = {"status": to.value, f"{to.value}_at": at, **(values or {})}
     if to is not BatchStatus.IN_PROGRESS:
-        changed |= {"paused_at": None, "pause_reason": None}
+        changed |= {"paused_at": None, "pause_reason": None, "held_at": None}
     if to.terminal:
         changed["reading_file_id"] = None
     moved = (

@@ -41,6 +41,10 @@ BATCH_EDGES: Mapping[BatchStatus, frozenset[BatchStatus]] = {
 """The only edges a status moves along, each by compare-and-set. Terminal states have none."""
 
 
+HELD = "Paused on request; nothing of it runs until it is resumed. Its deadline still counts."
+"""`pause_reason` of a batch with `held_at`: said by who takes the request and by who keeps the batch waiting."""
+
+
 class ShardState(StrEnum):
     READY = "ready"
     LEASED = "leased"

@@ -1,15 +1,15 @@
-"""Whether a batch waits for the off-peak windows: as long as they alone are enough for its deadline."""
+"""Whether a batch must wait: a person paused it, or off-peak windows are to come that suffice for its deadline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from scheduler.facts.deadlines import lines_left
 from scheduler.facts.windows import Calendar, may_wait
 from scheduler.policy.planner import ModelKey
-from store.records import BatchRecord, OnDeadline
+from store.records import HELD, BatchRecord, OnDeadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,28 @@ class Hold:
     calendar: Calendar
     work_margin: float
     reserve_seconds: float
+
+
+def waits(
+    batches: Iterable[BatchRecord],
+    hold: Hold | None,
+    *,
+    now: float,
+    seconds_per_line: Mapping[ModelKey, float],
+) -> dict[str, str]:
+    """The batches that must not run now, each with the reason for people. `hold` None: any hour is as good."""
+    found = {}
+    for batch in batches:
+        reason = held_reason(batch)
+        if reason is None and hold is not None:
+            reason = wait_reason(batch, hold, now=now, seconds_per_line=seconds_per_line)
+        if reason is not None:
+            found[batch.id] = reason
+    return found
+
+
+def held_reason(batch: BatchRecord) -> str | None:
+    return None if batch.held_at is None else HELD
 
 
 def wait_reason(
@@ -32,7 +54,7 @@ def wait_reason(
     calendar = hold.calendar
     if calendar.is_always_open or calendar.open_at(now) is not None or now >= batch.expires_at:
         return None
-    waits = may_wait(
+    suffices = may_wait(
         calendar,
         now=now,
         deadline=batch.expires_at,
@@ -41,7 +63,7 @@ def wait_reason(
         reserve_seconds=hold.reserve_seconds,
     )
     opens_at = calendar.next_opening(now)
-    if not waits or opens_at is None:
+    if not suffices or opens_at is None:
         return None
     name = calendar.intervals(opens_at, opens_at + 1)[0].name
     local = datetime.fromtimestamp(opens_at, calendar.zone)

@@ -90,7 +90,7 @@ async def list_batches(api: ApiDep, tenant: TenantDep, after: After = None, limi
 
 @router.get("/batches/{batch_id}", response_model=BatchObject, responses=error_docs(404))
 async def retrieve_batch(batch_id: str, api: ApiDep, tenant: TenantDep) -> Response:
-    return reply(BatchObject.of(await _find(api, tenant, batch_id)))
+    return reply(BatchObject.of(await find_batch(api, tenant, batch_id)))
 
 
 @router.post("/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_docs(404, 409))
@@ -98,14 +98,14 @@ async def cancel_batch(batch_id: str, request: Request, api: ApiDep, tenant: Ten
     """Ask for a batch to stop. Finished lines keep their results; 409 when it has already ended."""
     # Official clients send an empty body labelled JSON; whatever is sent means the same.
     await read_body(request, bytes_max=api.settings.json_body_bytes_max, setting=JSON_SETTING)
-    record = await _find(api, tenant, batch_id)
+    record = await find_batch(api, tenant, batch_id)
     if not record.status.terminal and record.status is not BatchStatus.CANCELLING:
         moved = await api.store.batches.move(
             record.id, expected=CANCELLABLE, to=BatchStatus.CANCELLING, at=int(api.now())
         )
         if moved is not None:
             api.wake()
-        record = moved or await _find(api, tenant, batch_id)
+        record = moved or await find_batch(api, tenant, batch_id)
     if record.status.terminal:
         raise ApiError(
             409,
@@ -116,7 +116,7 @@ async def cancel_batch(batch_id: str, request: Request, api: ApiDep, tenant: Ten
     return reply(BatchObject.of(record))
 
 
-async def _find(api: Api, tenant: str, batch_id: str) -> BatchRecord:
+async def find_batch(api: Api, tenant: str, batch_id: str) -> BatchRecord:
     record = await api.store.batches.get(tenant, batch_id)
     if record is None:
         raise ApiError(404, f"No batch found with id {shown(batch_id)}.", param="batch_id", code="batch_not_found")

@@ -48,7 +48,20 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "submit", "status", "results", "cancel", "models", "windows", "doctor", "prepare", "demo"],
+    [
+        "serve",
+        "submit",
+        "status",
+        "results",
+        "cancel",
+        "pause",
+        "resume",
+        "models",
+        "windows",
+        "doctor",
+        "prepare",
+        "demo",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     done = run(command, "--help")

@@ -149,3 +149,19 @@ def test_the_demo_brings_every_request_back_exactly_once(tmp_path: Path) -> None
     assert "all 240 custom_ids came back, each exactly once" in done.stderr
     assert "all 160 custom_ids came back, each exactly once" in done.stderr
     assert len(list((tmp_path / "demo-results").rglob("batch_*_output.jsonl"))) == 2
+
+
+def test_a_batch_is_paused_and_resumed_by_command(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line(f"c{number}", "hello") for number in range(5)])
+    batch_id = run(server, "submit", str(source), "--wait", "--output", str(tmp_path)).stdout.split()[0]
+    refused = run(server, "pause", batch_id)
+    assert refused.returncode == exits.USAGE
+    assert f"Cannot pause batch {batch_id}: its status is 'completed'" in refused.stderr
+    again = run(server, "submit", str(source)).stdout.split()[0]
+    paused = run(server, "pause", again)
+    if paused.returncode == exits.OK:  # else it had ended already
+        assert f"{again} paused" in paused.stdout
+        assert f"nightbatch resume {again}" in paused.stdout
+        assert run(server, "resume", again).returncode == exits.OK
+    done = run(server, "status", again, "--json")
+    assert json.loads(done.stdout)["status"] in {"in_progress", "validating", "finalizing", "completed"}

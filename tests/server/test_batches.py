@@ -15,7 +15,11 @@ from server.tenants import Tenants
 from store.records import BatchStatus, LineError, NewShard, OnDeadline
 from tests.server.houses import CHAT, House, HouseBuilder, form, line
 
-KEYS = set(Batch.model_fields) | {"paused_at", "pause_reason", "deadline_missed_at"}
+OURS = {
+    "paused_at", "pause_reason", "deadline_missed_at", "on_invalid_line", "parent_batch_id", "eta_at", "lines_per_s",
+    "tokens_per_s",
+}  # fmt: skip
+KEYS = set(Batch.model_fields) | OURS
 
 
 async def upload(house: House, data: bytes | None = None, purpose: str = "batch") -> str:
