@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(sys.executable).with_name("nightbatch")
+COMMANDS = (
+    *("serve", "submit", "status", "results", "cancel", "pause", "resume", "models"),
+    *("windows", "doctor", "prepare", "demo"),
+)
 HELP_SECONDS_MAX = 1.0
 NOWHERE = "http://127.0.0.1:9"
 
