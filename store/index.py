@@ -141,9 +141,12 @@ class LineIndex:
         with self._open_blob(blob_path) as file:
             return read_ranges(file.fileno(), chosen["offset"].tolist(), chosen["length"].tolist(), blob_path)
 
-    def iter_errors(self, blob_path: Path | None = None) -> Iterator[LineError]:
-        """Every form error in line order, its words made again from the line itself."""
-        broken = np.flatnonzero(self.records["error"])
+    def iter_errors(
+        self, blob_path: Path | None = None, line_nos: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[LineError]:
+        """Every form error in line order, its words made again from the line itself; or only those of some broken
+        lines."""
+        broken = np.flatnonzero(self.records["error"]) if line_nos is None else line_nos
         if len(broken) == 0:
             return
         with self._open_blob(blob_path or self.blob_path) as file:
