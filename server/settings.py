@@ -59,6 +59,10 @@ class ServerSettings:
     metadata_key_chars_max: int = 64
     metadata_value_chars_max: int = 512
 
+    idempotency_key_chars_max: int = 255
+    repeated_create_seconds: int = 600
+    """A create that a client says it repeats is the same batch as one with the same body within this time."""
+
     expires_after_seconds_min: int = HOUR_SECONDS
     expires_after_seconds_max: int = 30 * DAY_SECONDS
     batch_file_expires_seconds: int | None = 30 * DAY_SECONDS

@@ -31,10 +31,18 @@ class Batches:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, new: NewBatch) -> BatchRecord:
-        """Store a batch as `validating`. From here until it ends its input file cannot be deleted."""
+    async def create(self, new: NewBatch, *, repeats_since: int | None = None) -> BatchRecord:
+        """Store a batch as `validating`. From here until it ends its input file cannot be deleted.
+
+        Where a batch of the tenant has the same `idempotency_key` already, that one comes back instead (its `id`
+        tells), whatever its `request_digest`. So does, with `repeats_since`, the newest one with the same digest that
+        was created then or later. Looking and storing are one transaction: of two at once one stores.
+        """
 
         def create(connection: Connection) -> BatchRecord:
+            earlier = _earlier(connection, new, repeats_since)
+            if earlier is not None:
+                return earlier
             file = find_file(connection, new.tenant, new.input_file_id)
             if file is None or (file.expires_at is not None and file.expires_at <= new.created_at):
                 raise NotFound(f"No such File object: {new.input_file_id}")
@@ -175,6 +183,19 @@ class Batches:
             connection.execute(statement)
 
         await self._database.write(execute)
+
+
+def _earlier(connection: Connection, new: NewBatch, repeats_since: int | None) -> BatchRecord | None:
+    """The batch that an earlier try of the same create has made."""
+    mine = sa.select(batches).where(batches.c.tenant == new.tenant)
+    if new.idempotency_key is not None:
+        query = mine.where(batches.c.idempotency_key == new.idempotency_key)
+    elif repeats_since is not None and new.request_digest is not None:
+        query = mine.where(batches.c.request_digest == new.request_digest, batches.c.created_at >= repeats_since)
+    else:
+        return None
+    row = connection.execute(query.order_by(batches.c.seq.desc()).limit(1)).mappings().one_or_none()
+    return None if row is None else batch_record(row)
 
 
 def check_edges(expected: Collection[BatchStatus], to: BatchStatus) -> None:

@@ -13,6 +13,7 @@ from server.context import Api, ApiDep
 from server.errors import NO_RETRY, ApiError, invalid, shown
 from server.ids import new_batch_id
 from server.openai.batch_params import ENDPOINTS, BatchParams, parse_batch_params
+from server.openai.idempotency import Repetition, check_same, read_repetition
 from server.openai.paging import After, Limit, edges, page_limit
 from server.openai.shapes import BatchList, BatchObject, error_docs, reply
 from server.openai.uploading import BATCH
@@ -40,6 +41,7 @@ CREATE_DOC: dict[str, Any] = {
                         "propertyNames": {"maxLength": 64},
                         "additionalProperties": {"type": "string", "maxLength": 512},
                     },
+                    "idempotency_key": {"type": ["string", "null"], "minLength": 1, "maxLength": 255},
                     "output_expires_after": {
                         "type": ["object", "null"],
                         "required": ["anchor", "seconds"],
@@ -58,18 +60,24 @@ CREATE_DOC: dict[str, Any] = {
 @router.post(
     "/batches",
     response_model=BatchObject,
-    responses=error_docs(400, 413, 415),
+    responses=error_docs(400, 409, 413, 415),
     openapi_extra={"requestBody": CREATE_DOC},
 )
 async def create_batch(request: Request, api: ApiDep, tenant: TenantDep) -> Response:
     """Create a batch. What is wrong with the *file's lines* is said later, on the batch."""
     body = await read_json_object(request, bytes_max=api.settings.json_body_bytes_max)
     params = parse_batch_params(body, api.settings)
+    repetition = read_repetition(request.headers, body, api.settings)
     file = await _input_file(api, tenant, params.input_file_id)
+    new = _new_batch(api, tenant, params, file, repetition)
+    since = new.created_at - api.settings.repeated_create_seconds if repetition.is_repeat else None
     try:
-        record = await api.store.batches.create(_new_batch(api, tenant, params, file))
+        record = await api.store.batches.create(new, repeats_since=since)
     except NotFound:  # it was deleted between the two looks
         raise _no_input_file(params.input_file_id) from None
+    if record.id != new.id:
+        check_same(record, repetition)
+        return reply(BatchObject.of(record))
     reach("batch.created")
     api.wake()
     return reply(BatchObject.of(record))
@@ -138,7 +146,7 @@ def _no_input_file(file_id: str) -> ApiError:
     return invalid("input_file_id", f"no such File object: {shown(file_id)}.", code="file_not_found")
 
 
-def _new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord) -> NewBatch:
+def _new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, repetition: Repetition) -> NewBatch:
     created_at = int(api.now())
     return NewBatch(
         id=new_batch_id(api.token),
@@ -152,6 +160,8 @@ def _new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord) -> 
         models=_pinned(api, file),
         metadata=params.metadata,
         output_expires_after_seconds=params.output_expires_after_seconds,
+        idempotency_key=repetition.key,
+        request_digest=repetition.digest,
     )
 
 
