@@ -19,6 +19,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import APIOperation, Case, GenerationMode, checks
 from schemathesis.schemas import BaseSchema
 
+from tests.support.api_document import names
 from tests.support.batches import chat_line, create, upload, wait_for
 from tests.support.document import operations
 from tests.support.process import ServerProcess
@@ -32,6 +33,7 @@ CHECKS = [
     checks.allow_header_conformance,
 ]
 every_operation = pytest.mark.parametrize(("method", "path"), operations(), ids=lambda value: value.strip("/"))
+HEADERS_OF_HTTP = frozenset({"content-type", "content-length", "transfer-encoding", "date", "server", "vary"})
 EXAMPLES = settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -103,6 +105,8 @@ def check(case: Case) -> None:
     response = case.call()
     case.validate_response(response, checks=CHECKS)
     assert response.headers["x-request-id"][0].startswith("req_")
+    undocumented = {name.lower() for name in response.headers} - names("Headers") - HEADERS_OF_HTTP
+    assert not undocumented, f"docs/api.md leaves out of the headers: {sorted(undocumented)}"
     if response.status_code >= 400 and case.path != "/readyz":
         error: dict[str, Any] = json.loads(response.content)["error"]
         assert set(error) == {"message", "type", "param", "code"}

@@ -5,19 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.api_document import CODE, PROJECT, names, rows, sections
 from tests.support.document import METHODS, document, operations
 
-PROJECT = Path(__file__).parents[2]
-DOCUMENT = PROJECT / "docs" / "api.md"
-CODE = re.compile(r"`([^`]+)`")
 ROUTE = re.compile(r"`([A-Z]+) (/[^`]*)`")
 TEST = re.compile(r"`(test_\w+)`")
+
+ANSWERS_OF_ALL = frozenset({"200", "401", "500"})
 
 SHAPES = {  # the heading that lists the fields of a schema; schemas inside one are written with dots
     "FileObject": "File",
@@ -30,29 +28,6 @@ INNER_OF_OPERATIONS = frozenset({"Alive", "Readiness", "EngineReport", "EngineSt
 """Answers for machines that watch the server; docs/operations.md has them."""
 
 
-@cache
-def sections() -> Mapping[str, list[list[str]]]:
-    """The rows of every table, by the heading above it; cells as they are written."""
-    found: dict[str, list[list[str]]] = {}
-    heading = ""
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
-        elif line.startswith("|"):
-            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
-            found.setdefault(heading, []).append(cells)
-    return {heading: rows[2:] for heading, rows in found.items()}
-
-
-def rows() -> list[tuple[str, list[str]]]:
-    return [(heading, cells) for heading, table in sections().items() for cells in table]
-
-
-def names(heading: str) -> set[str]:
-    """What the first column of a table names."""
-    return {name for cells in sections()[heading] for name in CODE.findall(cells[0])}
-
-
 def compare(documented: set[str], real: set[str], what: str) -> None:
     assert not real - documented, f"docs/api.md leaves out of {what}: {sorted(real - documented)}"
     assert not documented - real, f"docs/api.md has in {what} what is not there: {sorted(documented - real)}"
@@ -61,6 +36,13 @@ def compare(documented: set[str], real: set[str], what: str) -> None:
 def test_every_route_is_in_the_document_and_the_other_way_round() -> None:
     documented = {f"{method} {path}" for cells in sections()["Routes"] for method, path in ROUTE.findall(cells[0])}
     compare(documented, {f"{method} {path}" for method, path in operations()}, "the routes")
+
+
+def test_every_status_of_a_route_is_in_the_document() -> None:
+    for cells in sections()["Routes"]:
+        [(method, path)] = ROUTE.findall(cells[0])
+        answers = set(document()["paths"][path][method.lower()]["responses"]) - ANSWERS_OF_ALL
+        compare(set(re.findall(r"\d{3}", cells[2])), answers, f"the answers of {method} {path}")
 
 
 def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
