@@ -136,3 +136,15 @@ def test_every_answer_about_what_exists_is_as_documented(
     schema: BaseSchema, known: Known, method: str, path: str
 ) -> None:
     requests_to(schema[path][method], known.put_into)
+
+
+def test_sequences_of_requests_use_what_the_earlier_ones_made(schema: BaseSchema) -> None:
+    """schemathesis finds by itself which answer holds the id that another route takes."""
+
+    class Walk(schema.as_state_machine()):  # type: ignore[misc]
+        def validate_response(self, response: Any, case: Case, **_: Any) -> None:
+            case.validate_response(
+                response, checks=[*CHECKS, checks.use_after_free, checks.ensure_resource_availability]
+            )
+
+    Walk.run(settings=settings(EXAMPLES, max_examples=30, stateful_step_count=8))
