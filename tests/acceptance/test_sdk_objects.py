@@ -202,7 +202,6 @@ def test_a_lost_answer_is_asked_for_again(two_models: ServerProcess) -> None:
         proxy.close()
 
 
-@pytest.mark.xfail(reason="repeats of the SDK are not yet told from new requests", strict=False)
 def test_a_create_whose_answer_was_lost_is_not_done_twice(two_models: ServerProcess) -> None:
     proxy = LossyProxy(two_models)
     try:
