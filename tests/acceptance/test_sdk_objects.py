@@ -159,6 +159,17 @@ def test_the_body_of_every_result_is_the_sdks_object(strict: openai.OpenAI) -> N
         assert len(CreateEmbeddingResponse.model_validate(body).data[0].embedding) == 384
 
 
+def test_result_files_are_the_sdks_and_called_after_their_batch(strict: openai.OpenAI) -> None:
+    done = wait_for(strict, create(strict, upload(strict, mixed_lines(60))).id)
+    assert done.output_file_id is not None
+    assert done.error_file_id is not None
+    for file_id, kind in ((done.output_file_id, "output"), (done.error_file_id, "error")):
+        file = strict.files.retrieve(file_id)
+        assert (file.purpose, file.filename) == ("batch_output", f"{done.id}_{kind}.jsonl")
+        assert file.expires_at == file.created_at + 30 * 86_400
+        assert len(strict.files.content(file_id).read()) == file.bytes
+
+
 def test_raw_answers_have_the_headers_of_openais(strict: openai.OpenAI) -> None:
     raw = strict.models.with_raw_response.list()
     assert raw.headers["x-request-id"].startswith("req_")
