@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 UV ?= uv
 PYTEST_ARGS ?=
+# Two at a time where nothing loads real weights: most of these tests wait for processes, not for a core.
+WORKERS ?= 2
 LIGHT := not real_engine and not crash
 
 help: ## what each target does
@@ -22,7 +24,7 @@ demo: install ## install, start the server, run two real batches through the ope
 
 test: install ## install, then all tests: simulated engine, other Pythons where present, kills, real engine
 	@echo "== tests without a real engine, $$($(BIN)/python --version)"
-	@$(BIN)/python -m pytest -q -m "not real_engine" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not real_engine" $(PYTEST_ARGS)
 	@$(MAKE) test-other-pythons
 	@$(MAKE) test-real
 
@@ -43,7 +45,7 @@ test-light: ## unit and simulated-engine tests in an environment without torch: 
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
 	$(PYTHON) requirements/install.py .venvs/$$version base && \
 	echo "== tests without vLLM, Python $$version" && \
-	.venvs/$$version/bin/python -m pytest -q -m "$(LIGHT)" $(PYTEST_ARGS)
+	.venvs/$$version/bin/python -m pytest -q -n $(WORKERS) -m "$(LIGHT)" $(PYTEST_ARGS)
 
 check: install ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
