@@ -22,6 +22,7 @@ from nightbatch.commands import (
     serve,
     status,
     submit,
+    validate,
     windows,
 )
 
@@ -44,6 +45,7 @@ app.command("results")(results.results)
 app.command("cancel")(cancel.cancel)
 app.command("pause")(pausing.pause)
 app.command("resume")(pausing.resume)
+app.command("validate")(validate.validate)
 app.command("models")(models.models)
 app.add_typer(windows.app, name="windows")
 app.command("doctor")(doctor.doctor)

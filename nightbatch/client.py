@@ -106,6 +106,11 @@ class Client:
         with self._plain_errors():
             return list(self.openai.models.list())
 
+    def model(self, name: str) -> Model:
+        """The model behind an id or an alias."""
+        with self._plain_errors():
+            return self.openai.models.retrieve(name)
+
     def file_size(self, file_id: str) -> int:
         with self._plain_errors():
             return self.openai.files.retrieve(file_id).bytes
