@@ -13,6 +13,7 @@ from nightbatch import exits
 from nightbatch.commands import (
     bench,
     cancel,
+    compare,
     demo,
     doctor,
     models,
@@ -46,6 +47,7 @@ app.command("cancel")(cancel.cancel)
 app.command("pause")(pausing.pause)
 app.command("resume")(pausing.resume)
 app.command("validate")(validate.validate)
+app.command("compare")(compare.compare)
 app.command("models")(models.models)
 app.add_typer(windows.app, name="windows")
 app.command("doctor")(doctor.doctor)
