@@ -17,15 +17,13 @@ Rounds = Callable[[str], Any]
 
 @pytest.fixture(scope="module")
 def seen(node: Path, two_models: ServerProcess) -> Rounds:
-    """What a round of `round.mjs` saw; the program lies beside the packages, since Node looks for them there."""
-    program = shutil.copy(NODE / "round.mjs", node / "round.mjs")
+    """What a round of `round.mjs` saw."""
+    folder = two_models.folder
+    (folder / "node_modules").symlink_to(node / "node_modules")  # Node looks for packages beside the program
+    program = shutil.copy(NODE / "round.mjs", folder)
 
     def run_round(name: str) -> Any:
-        return run(
-            ["node", program, f"{two_models.url}/v1", "sim", "sim-embed", name],
-            folder=two_models.folder,
-            environment={},
-        )
+        return run(["node", program, f"{two_models.url}/v1", "sim", "sim-embed", name], folder=folder, environment={})
 
     return run_round
 

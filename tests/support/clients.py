@@ -52,7 +52,7 @@ def python_of(name: str) -> Path:
 
 
 def node_folder() -> Path:
-    """A folder with the locked npm packages beside copies of the programs of `tests/acceptance/node`."""
+    """A folder whose `node_modules` are the packages locked in `tests/acceptance/node`."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             raise Unavailable(f"{program} is not installed")
