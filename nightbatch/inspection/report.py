@@ -31,6 +31,10 @@ def shown(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
     return plain if len(plain) <= chars_max else plain[: chars_max - 3] + "..."
 
 
+def indented(content: RenderableType, columns: int) -> Padding:
+    return Padding(content, (0, 0, 0, columns), expand=False)
+
+
 def screen(inspection: Inspection, path: Path, *, explain: bool) -> RenderableType:
     found = inspection.findings.all()
     parts: list[RenderableType] = [_heading(inspection, path), Text()]
@@ -106,7 +110,7 @@ def _examples(finding: Finding) -> Iterator[RenderableType]:
         said.setdefault(message, []).append(line)
     for message, lines in said.items():
         where = f"line {lines[0]}: " if len(lines) == 1 and lines[0] else ""
-        yield Padding(Text(where + shown(message)), (0, 0, 0, 2))
+        yield indented(Text(where + shown(message)), 2)
 
 
 def _explanation(code: str) -> RenderableType:
@@ -117,7 +121,7 @@ def _explanation(code: str) -> RenderableType:
     rows = (("means", kind.meaning), ("OpenAI", kind.openai), ("Nightbatch", kind.nightbatch), ("to do", kind.fix))
     for name, text in rows:
         view.add_row(name, Text(text))
-    return Padding(view, (0, 0, 0, 2))
+    return indented(view, 2)
 
 
 def alias_lines(inspection: Inspection) -> list[str]:
@@ -146,7 +150,7 @@ def _aliases(inspection: Inspection) -> list[RenderableType]:
     more = [f"# and {len(lines) - len(listed)} more"] if len(lines) > len(listed) else []
     return [
         Text(f"add to nightbatch.toml{choose}:"),
-        *(Padding(Text(line), (0, 0, 0, 2)) for line in ["[aliases]", *listed, *more]),
+        *(indented(Text(line), 2) for line in ["[aliases]", *listed, *more]),
         Text(),
     ]
 
@@ -169,10 +173,10 @@ def failed(inspection: Inspection) -> bool:
 
 def fixed_screen(fixed: Fixed) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{fixed.path}: {fixed.kept:,} lines, {fixed.changed:,} of them changed")]
-    parts += [Padding(Text(f"{count:,} {shown(what)}"), (0, 0, 0, 2)) for what, count in fixed.done.most_common()]
+    parts += [indented(Text(f"{count:,} {shown(what)}"), 2) for what, count in fixed.done.most_common()]
     if fixed.left_out:
         parts.append(Text(f"{fixed.left_out_path}: what was left out, as it was"))
-        parts += [Padding(Text(f"{count:,} {code}"), (0, 0, 0, 2)) for code, count in fixed.left_out.most_common()]
+        parts += [indented(Text(f"{count:,} {code}"), 2) for code, count in fixed.left_out.most_common()]
     return Group(*parts)
 
 

@@ -84,8 +84,8 @@ def _code(failure: object, status: object) -> str:
     if isinstance(failure, Mapping):
         inner = failure.get("error", failure)
         failure = inner if isinstance(inner, Mapping) else {"message": inner}
-        found = failure.get("code") or failure.get("type") or failure.get("message")
-        failure = found
+        code = failure.get("code")
+        failure = (code if isinstance(code, str) else None) or failure.get("type") or failure.get("message") or code
     text = str(failure) if failure else "no answer"
     shown = text.split("\n")[0][:CODE_CHARS_MAX]
     return f"{status} {shown}" if isinstance(status, int) and shown != str(status) else shown
@@ -127,9 +127,8 @@ def _of_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"form": Form.TEXT, "finish_reason": reason if isinstance(reason, str) else ""}
     if isinstance(message, Mapping):
         calls = message.get("tool_calls")
-        functions = (
-            [call.get("function") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-        )
+        listed = [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+        functions = [call.get("function") for call in listed]
         found["calls"] = tuple(_call(one) for one in functions if isinstance(one, Mapping))
         found["text"] = _joined(message.get("content") or message.get("refusal"))
     else:
@@ -157,9 +156,8 @@ def _joined(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(
-            _joined(part.get("text") or part.get("refusal")) for part in content if isinstance(part, Mapping)
-        )
+        parts = [part for part in content if isinstance(part, Mapping)]
+        return "".join(_joined(part.get("text") or part.get("refusal")) for part in parts)
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What pairs of answers come to, taken in one by one: nothing of a pair is kept but counts and the first differences."""
+"""What pairs of answers come to, taken in one by one: all that is kept are counts and the first differences."""
 
 from __future__ import annotations
 

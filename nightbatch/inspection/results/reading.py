@@ -20,7 +20,7 @@ def reading(comparison: Comparison) -> list[str]:
 
 def share(tally: Tally) -> str:
     low, high = tally.interval
-    return f"{tally.share:.1%} (95 % interval {100 * low:.1f} to {high:.1%})"
+    return f"{100 * tally.share:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
 
 
 def _answered(found: Comparison) -> Iterator[str]:
@@ -41,7 +41,7 @@ def _answered(found: Comparison) -> Iterator[str]:
 def _agreed(found: Comparison) -> Iterator[str]:
     for path, one in sorted(found.fields.items(), key=lambda item: -item[1].same.of):
         if found.only_field in (None, path) and one.labels.enum_like:
-            yield f"The field {path} is the same in {share(one.same)} of the pairs that have it{_kappa(one.labels.kappa)}."
+            yield f"Field {path}: the same in {share(one.same)} of the pairs that have it{_kappa(one.labels.kappa)}."
     if found.only_field is not None:
         if found.only_field not in found.fields:
             yield f"No pair has the field {found.only_field}."
@@ -78,7 +78,8 @@ def _kappa(kappa: float | None) -> str:
 def _lengths(found: Comparison) -> Iterator[str]:
     ours, theirs = found.tokens[1], found.tokens[3]
     if ours and theirs:
-        yield f"Ours wrote {ours:,} tokens and theirs {theirs:,} ({ours / theirs:.2f} times as many); tokenizers differ."
+        times = f"{ours / theirs:.2f} times as many"
+        yield f"Ours wrote {ours:,} tokens, theirs {theirs:,} ({times}); two models may count differently."
 
 
 def _cut(found: Comparison) -> Iterator[str]:

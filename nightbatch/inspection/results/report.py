@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nightbatch.inspection.report import shown
+from nightbatch.inspection.report import indented, shown
 from nightbatch.inspection.results.agreement import QUANTILES, Labels, Samples, Tally
-from nightbatch.inspection.results.comparison import Comparison, Difference
+from nightbatch.inspection.results.answers import canonical
+from nightbatch.inspection.results.comparison import SAME_DIRECTION, Comparison, Difference
 from nightbatch.inspection.results.joining import Joined, ResultFile
 from nightbatch.inspection.results.reading import reading
 
@@ -26,12 +26,12 @@ EXAMPLE_CHARS_MAX = 240
 
 def screen(joined: Joined, found: Comparison) -> RenderableType:
     parts: list[RenderableType] = [_files(joined, found), Text(), *_failures(found)]
-    if found.outcomes[True, True]:
+    if any(tally.of for _, tally, _ in _tallies(found)):
         parts += [_agreement(found), Text()]
     for name, labels in _label_tables(found):
         parts += _confusions(name, labels)
     parts += [*_ratios(found), *_finish(found), *_examples(found)]
-    parts += [Text("reading", style="bold"), *(Padding(Text(one), (0, 0, 0, 2)) for one in reading(found))]
+    parts += [Text("reading", style="bold"), *(indented(Text(one), 2) for one in reading(found))]
     return Group(*parts)
 
 
@@ -174,10 +174,10 @@ def _examples(found: Comparison) -> list[RenderableType]:
     if found.examples:
         parts.append(Text("differences", style="bold"))
     for one in found.examples:
-        parts.append(Padding(Text(f"{shown(one.custom_id, 60)}: {shown(one.what, 60)}"), (0, 0, 0, 2)))
+        parts.append(indented(Text(f"{shown(one.custom_id, 60)}: {shown(one.what, 60)}"), 2))
         for name, value in (("ours", one.ours), ("theirs", one.theirs)):
-            parts.append(Padding(Text(f"{name:<7} {shown(_text(value), EXAMPLE_CHARS_MAX)}"), (0, 0, 0, 4)))
-    if found.farthest and found.farthest[0][0] > -1:
+            parts.append(indented(Text(f"{name:<7} {shown(_text(value), EXAMPLE_CHARS_MAX)}"), 4))
+    if any(-lowest < SAME_DIRECTION for lowest, _, _ in found.farthest):
         view = _plain_table("farthest apart", "cosine")
         for lowest, _, custom_id in sorted(found.farthest, reverse=True):
             view.add_row(Text(shown(custom_id, 60)), f"{-lowest:.4f}")
@@ -186,7 +186,10 @@ def _examples(found: Comparison) -> list[RenderableType]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "nothing" if value is None else str(value)
+    """A value as one would write it; None is a field that this side does not have."""
+    if value is None:
+        return "nothing"
+    return value if isinstance(value, str) else canonical(value)
 
 
 def for_programs(joined: Joined, found: Comparison) -> dict[str, Any]:
