@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -51,6 +52,17 @@ class CountedFile(io.FileIO):
         return data or b""
 
 
+LINE_ERRORS_HEADER = "x-nightbatch-line-errors"
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """`broken_lines` is what the server found wrong with the form of lines while they came in; 0 from other servers."""
+
+    file: FileObject
+    broken_lines: int
+
+
 class Client:
     def __init__(self, target: Target, *, retries_max: int = 2, timeout_seconds: float = 600.0) -> None:
         self.target = target
@@ -64,14 +76,26 @@ class Client:
     def close(self) -> None:
         self.openai.close()
 
-    def upload(self, path: Path, on_bytes: OnBytes) -> FileObject:
+    def upload(self, path: Path, on_bytes: OnBytes) -> Uploaded:
         with self._plain_errors(), CountedFile(path, on_bytes) as file:
-            return self.openai.files.create(file=(path.name, file), purpose="batch")
+            answer = self.openai.files.with_raw_response.create(file=(path.name, file), purpose="batch")
+            return Uploaded(answer.parse(), int(answer.headers.get(LINE_ERRORS_HEADER, "0")))
 
-    def create(self, file_id: str, *, endpoint: str, window: str, metadata: Mapping[str, str] | None = None) -> Batch:
+    def create(
+        self,
+        file_id: str,
+        *,
+        endpoint: str,
+        window: str,
+        metadata: Mapping[str, str] | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> Batch:
+        """`extra` are fields that only Nightbatch knows."""
         body: Any = {"endpoint": endpoint, "completion_window": window, "input_file_id": file_id}
         with self._plain_errors():
-            return self.openai.batches.create(**body, metadata=dict(metadata) if metadata else None)
+            return self.openai.batches.create(
+                **body, metadata=dict(metadata) if metadata else None, extra_body=dict(extra) if extra else None
+            )
 
     def batch(self, batch_id: str) -> Batch:
         with self._plain_errors():

@@ -20,7 +20,7 @@ from server.app import create_app
 from server.settings import ServerSettings, Tier
 from server.tenants import Tenants
 from store import Store, StoreSettings, open_store
-from store.records import OnDeadline
+from store.records import OnDeadline, OnInvalidLine
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -131,6 +131,7 @@ def server_settings(config: Config) -> ServerSettings:
         json_body_bytes_max=config.server.json_body_mib_max * MIB,
         batch_file_expires_seconds=_days(config.server.input_kept_days),
         output_expires_seconds=_days(config.server.output_kept_days),
+        on_invalid_line=OnInvalidLine(config.server.on_invalid_line),
     )
 
 

@@ -113,7 +113,7 @@ def run_batches(screen: Console, client: Client, inputs: list[Path], results: Pa
 
 def run_batch(client: Client, source: Path, results: Path, report: Report) -> Done:
     size = source.stat().st_size
-    file = client.upload(source, lambda sent: report(sent, size, "upload"))
+    file = client.upload(source, lambda sent: report(sent, size, "upload")).file
     batch = client.create(file.id, endpoint=first_url(source), window="24h", metadata={"demo": source.stem})
     started = time.monotonic()
     ended = follow(client.batch, batch, lambda seen, note: report(done(seen), total(seen), note) if seen else None)

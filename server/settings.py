@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from store.records import OnDeadline
+from store.records import OnDeadline, OnInvalidLine
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -58,6 +58,11 @@ class ServerSettings:
     metadata_pairs_max: int = 16
     metadata_key_chars_max: int = 64
     metadata_value_chars_max: int = 512
+
+    on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL
+    """What malformed lines do to their batch when its create does not say."""
+    errors_list_limit_default: int = 100
+    errors_list_limit_max: int = 1000
 
     idempotency_key_chars_max: int = 255
     repeated_create_seconds: int = 600

@@ -9,12 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from store.files import find_file
+from store.files import find_file, insert_file
 from store.records import (
     BATCH_EDGES,
     TERMINAL_STATUSES,
     BatchRecord,
     BatchStatus,
+    FileRecord,
     LineError,
     NewBatch,
     NotFound,
@@ -101,19 +102,29 @@ class Batches:
         )
 
     async def fail(
-        self, batch_id: str, *, errors: Sequence[LineError], errors_total: int, at: int
+        self,
+        batch_id: str,
+        *,
+        errors: Sequence[LineError],
+        errors_total: int,
+        at: int,
+        error_file: FileRecord | None = None,
     ) -> BatchRecord | None:
-        """End a batch as `failed`, with the errors to show and how many there were; None when it has ended already."""
-        return await self._database.write(
-            lambda connection: move_batch(
-                connection,
-                batch_id,
-                expected=CAN_FAIL,
-                to=BatchStatus.FAILED,
-                at=at,
-                values=error_values(errors, errors_total),
-            )
-        )
+        """End a batch as `failed`, with the errors to show, how many there were, and a file with all of them.
+
+        None when it has ended already: then nothing is stored, and the file's bytes are the caller's to delete.
+        """
+        values = error_values(errors, errors_total)
+        if error_file is not None:
+            values["error_file_id"] = error_file.id
+
+        def fail(connection: Connection) -> BatchRecord | None:
+            failed = move_batch(connection, batch_id, expected=CAN_FAIL, to=BatchStatus.FAILED, at=at, values=values)
+            if failed is not None and error_file is not None:
+                insert_file(connection, error_file)
+            return failed
+
+        return await self._database.write(fail)
 
     async def pause(self, batch_id: str, *, reason: str, at: int) -> None:
         """Say why an `in_progress` batch waits. A second pause changes the reason, not the time. Else nothing."""

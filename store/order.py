@@ -30,14 +30,17 @@ _CHECKSUM: Final = struct.Struct("<Q")
 _BLOCK_BYTES: Final = _CHECKSUM.size + 4 * BLOCK_LINES
 
 
-def write_order(path: Path, permutation: npt.NDArray[Any] | Sequence[int]) -> None:
-    """Write the order so that it is there whole, or not at all. Blocking. ValueError when it is no permutation."""
+def write_order(path: Path, permutation: npt.NDArray[Any] | Sequence[int], *, lines: int | None = None) -> None:
+    """Write the order so that it is there whole, or not at all. Blocking.
+
+    ValueError when it is no permutation; with `lines`, of a part of the lines below it.
+    """
     order = np.asarray(permutation, dtype="<u4")
-    seen = np.zeros(len(order), dtype=np.bool_)
-    inside = order[order < len(order)]
-    seen[inside] = True
-    if not seen.all():
-        raise ValueError(f"not a permutation of the lines 0 to {len(order) - 1}")
+    lines = len(order) if lines is None else lines
+    seen = np.zeros(lines, dtype=np.bool_)
+    seen[order[order < lines]] = True
+    if np.count_nonzero(seen) != len(order):
+        raise ValueError(f"not a permutation of the lines 0 to {lines - 1}, nor of a part of them")
     fields = HEADER.pack(MAGIC, VERSION, BLOCK_LINES, len(order), 0)[: -_CHECKSUM.size]
     data = bytearray(fields + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(fields)))
     for start in range(0, len(order), BLOCK_LINES):

@@ -49,6 +49,10 @@ class Store:
     def order_path(self, batch_id: str) -> Path:
         return self.folder / "work" / batch_id / "order"
 
+    def invalid_path(self, batch_id: str) -> Path:
+        """The segment with the results of lines that validation refused, where a batch has such lines."""
+        return self.order_path(batch_id).with_name("invalid.segment")
+
     def segment_path(self, batch_id: str, shard_no: int, generation: int) -> Path:
         return self.folder / "work" / batch_id / f"{shard_no}-{generation}{SEGMENT_SUFFIX}"
 

@@ -36,13 +36,18 @@ class Work:
         self._database = database
         self._now = now
 
-    async def admit(self, batch_id: str, *, shards: Sequence[NewShard], total: int, at: int) -> bool:
+    async def admit(
+        self, batch_id: str, *, shards: Sequence[NewShard], total: int, at: int, invalid_lines: int = 0
+    ) -> bool:
         """Start a `validating` batch on its shards; False when it has moved on meanwhile.
 
-        The shards cut positions 0 to `total` of the execution order without a gap, numbered from 0.
+        The shards cut the execution order without a gap, numbered from 0. `invalid_lines` of the `total` are in no
+        shard: they have their results already and count as failed.
         """
-        _check_cut(batch_id, shards, total)
-        return await self._database.write(lambda connection: _admit(connection, batch_id, shards, total, at))
+        _check_cut(batch_id, shards, total - invalid_lines)
+        return await self._database.write(
+            lambda connection: _admit(connection, batch_id, shards, total, invalid_lines, at)
+        )
 
     async def open_shards(self, *, limit_per_batch: int) -> list[ShardRecord]:
         """The first unsealed shards of each `in_progress` batch, oldest batch first."""
@@ -222,14 +227,16 @@ def _check_cut(batch_id: str, cut: Sequence[NewShard], total: int) -> None:
         raise ValueError(f"the shards of {batch_id} hold {position} lines of {total}")
 
 
-def _admit(connection: Connection, batch_id: str, cut: Sequence[NewShard], total: int, at: int) -> bool:
+def _admit(
+    connection: Connection, batch_id: str, cut: Sequence[NewShard], total: int, invalid_lines: int, at: int
+) -> bool:
     batch = move_batch(
         connection,
         batch_id,
         expected={BatchStatus.VALIDATING},
         to=BatchStatus.IN_PROGRESS,
         at=at,
-        values={"total": total, "completed": 0, "failed": 0},
+        values={"total": total, "completed": 0, "failed": invalid_lines, "invalid_lines": invalid_lines},
     )
     if batch is None:
         return False

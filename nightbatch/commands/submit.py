@@ -30,6 +30,12 @@ def submit(
     window: Annotated[str, typer.Option(help="Completion window, a tier of the server.")] = "24h",
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it ends, then download the results.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the results (with --wait).")] = Path(),
+    on_invalid_line: Annotated[
+        str | None,
+        typer.Option(
+            help="What broken lines do: `fail` the batch, or be its errors (`report`). Default: the server's."
+        ),
+    ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE kept with the batch; repeatable.")] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -43,7 +49,8 @@ def submit(
     endpoint = endpoint or first_url(file)
     client = connect(url, api_key)
     screen = console()
-    batch = _send(client, file, endpoint, window, pairs, screen)
+    extra = {} if on_invalid_line is None else {"on_invalid_line": on_invalid_line}
+    batch = _send(client, file, endpoint, window, pairs, extra, screen)
     if not wait:
         _announce(batch)
         printer().print(f"see it with: nightbatch status {batch.id}", markup=False)
@@ -83,11 +90,22 @@ def _metadata(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _send(client: Client, file: Path, endpoint: str, window: str, metadata: dict[str, str], screen: Console) -> Batch:
+def _send(
+    client: Client,
+    file: Path,
+    endpoint: str,
+    window: str,
+    metadata: dict[str, str],
+    extra: dict[str, str],
+    screen: Console,
+) -> Batch:
     size = file.stat().st_size
     with bar(screen, "upload") as report:
         uploaded = client.upload(file, lambda sent: report(sent, size, f"{mib(sent)} of {mib(size)}"))
-    return client.create(uploaded.id, endpoint=endpoint, window=window, metadata=metadata)
+    if uploaded.broken_lines:
+        says = f"{file.name}: {uploaded.broken_lines:,} lines are broken; see them with: nightbatch validate {file}"
+        screen.print(says, markup=False)
+    return client.create(uploaded.file.id, endpoint=endpoint, window=window, metadata=metadata, extra=extra)
 
 
 def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float]:

@@ -37,6 +37,10 @@ class ServerSection(Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; `0.0.0.0` is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     json_body_mib_max: int = Field(64, ge=1, description="largest JSON body of a request (MiB)")
+    on_invalid_line: Literal["fail", "report"] = Field(
+        "fail",
+        description="broken lines `fail` their batch, or are its errors while the rest runs (`report`)",
+    )
     input_kept_days: float = Field(
         30.0, ge=0, le=DAYS_MAX, description="life of batch inputs, if the client does not say; 0: kept"
     )

@@ -47,7 +47,8 @@ def read_lines(path: Path, line_bytes_max: int, framing: Framing, on_bytes: OnBy
                 framing.blank += 1
                 framing.first_blank = framing.first_blank or framing.lines
                 continue
-            yield framing.lines, raw
+            if len(raw) <= line_bytes_max:
+                yield framing.lines, raw
 
 
 def _pieces(path: Path, line_bytes_max: int, framing: Framing, on_bytes: OnBytes) -> Iterator[Block | Overlong]:

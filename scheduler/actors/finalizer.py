@@ -13,6 +13,7 @@ from pathlib import Path
 from scheduler import metrics
 from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.facts import result_lines
+from scheduler.facts.result_files import result_file
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.blobs import StoredBlob
@@ -26,7 +27,6 @@ from store.records import (
     FileRecord,
     LineError,
     RequestCounts,
-    SegmentRef,
     TokenUsage,
 )
 from store.segments import scan
@@ -129,7 +129,7 @@ class Finalizer:
         if batch.counts.total == 0:
             return Composed(None, None, RequestCounts(), TokenUsage()), 0
         failing = ending is not None and ending.to is BatchStatus.FAILED
-        paths = self._paths(await self._store.work.segments(batch.id))
+        paths = await self._segments(batch)
         if failing:
             paths = await asyncio.to_thread(_whole, paths)
         source = await self._source(batch, needed=not failing)
@@ -152,8 +152,15 @@ class Finalizer:
                 raise
             return None
 
-    def _paths(self, refs: Sequence[SegmentRef]) -> list[tuple[Path, int | None]]:
-        return [(self._store.segment_path(ref.batch_id, ref.shard_no, ref.generation), ref.valid_bytes) for ref in refs]
+    async def _segments(self, batch: BatchRecord) -> list[tuple[Path, int | None]]:
+        """All segments that count, with what counts of each; before them the one of lines that validation refused."""
+        refs = await self._store.work.segments(batch.id)
+        paths: list[tuple[Path, int | None]] = [
+            (self._store.segment_path(ref.batch_id, ref.shard_no, ref.generation), ref.valid_bytes) for ref in refs
+        ]
+        if batch.invalid_lines:
+            paths.insert(0, (self._store.invalid_path(batch.id), None))
+        return paths
 
     async def _commit(self, batch: BatchRecord, ending: Ending, composed: Composed) -> None:
         now = int(self._now())
@@ -180,16 +187,9 @@ class Finalizer:
     def _file(self, batch: BatchRecord, blob: StoredBlob | None, kind: str, now: int) -> FileRecord | None:
         if blob is None:
             return None
-        seconds = batch.output_expires_after_seconds or self._settings.output_retention_seconds
-        return FileRecord(
-            id=f"file-{blob.key}",
-            tenant=batch.tenant,
-            purpose="batch_output",
-            filename=f"{batch.id}_{kind}.jsonl",
-            bytes=blob.bytes,
-            created_at=now,
-            expires_at=None if seconds is None else now + seconds,
-            blob=blob.key,
+        retention_seconds = self._settings.output_retention_seconds
+        return result_file(
+            batch, blob=blob.key, size=blob.bytes, kind=kind, now=now, retention_seconds=retention_seconds
         )
 
     def _ended(self, batch: BatchRecord, status: BatchStatus) -> None:
@@ -204,7 +204,7 @@ class Finalizer:
 
     async def _check_room(self, batch: BatchRecord) -> None:
         """The files of a batch are about as large as its segments, which can go only afterwards."""
-        paths = [path for path, _ in self._paths(await self._store.work.segments(batch.id))]
+        paths = [path for path, _ in await self._segments(batch)]
         needed = await asyncio.to_thread(_bytes_of, paths)
         free = self._store.disk.free_bytes()
         if free < needed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from engine.registry import Registry
 from scheduler import metrics
 from scheduler.actors.inputs import BatchInput, Inputs
+from scheduler.actors.invalid_lines import write_error_file, write_results
+from scheduler.facts.result_files import result_file
 from scheduler.policy.order import cut_shards, execution_order
-from scheduler.policy.validation import Found, find_errors
+from scheduler.policy.validation import Problems, find_problems
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
 from store.order import write_order
-from store.records import BatchRecord, NewShard
+from store.records import BatchRecord, NewShard, OnInvalidLine
 
 log = logging.getLogger(__name__)
 
@@ -44,29 +47,54 @@ class Intake:
 
     async def take_in(self, batch: BatchRecord) -> None:
         source = await self._inputs.open(batch)
-        found = await asyncio.to_thread(self._validate, batch, source)
-        if found.total:
-            await self._refuse(batch, found)
+        problems = await asyncio.to_thread(self._problems, batch, source)
+        fails = batch.on_invalid_line is OnInvalidLine.FAIL or source.index.count == 0
+        if problems.total and fails:
+            await self._refuse(batch, source, problems)
             return
-        shards = await asyncio.to_thread(self._order, batch, source)
+        shards, invalid_lines = await asyncio.to_thread(self._order, batch, source, problems)
         reach("intake.ordered")
         total = source.index.count
-        if await self._store.work.admit(batch.id, shards=shards, total=total, at=int(self._now())):
+        admitted = await self._store.work.admit(
+            batch.id, shards=shards, total=total, invalid_lines=invalid_lines, at=int(self._now())
+        )
+        if admitted:
             reach("intake.admitted")
-            log.info("batch admitted: %d lines in %d shards", total, len(shards), extra=_extra(batch))
+            log.info(
+                "batch admitted: %d lines in %d shards, %d invalid",
+                total,
+                len(shards),
+                invalid_lines,
+                extra=_extra(batch),
+            )
 
-    async def _refuse(self, batch: BatchRecord, found: Found) -> None:
+    async def _refuse(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> None:
+        """The first errors stand on the batch, all of them in its error file."""
+        shown = tuple(islice(problems.errors(), self._settings.line_errors_shown_max))
+        blob, error_file, now = None, None, int(self._now())
+        if source.index.count:
+            blob = await asyncio.to_thread(write_error_file, batch.id, source, problems, self._store.blobs)
+            error_file = result_file(
+                batch,
+                blob=blob.key,
+                size=blob.bytes,
+                kind="error",
+                now=now,
+                retention_seconds=self._settings.output_retention_seconds,
+            )
         failed = await self._store.batches.fail(
-            batch.id, errors=found.shown, errors_total=found.total, at=int(self._now())
+            batch.id, errors=shown, errors_total=problems.total, at=now, error_file=error_file
         )
         if failed is not None:
             self._inputs.forget(batch.id)
             metrics.BATCHES_ENDED.labels(failed.status.value).inc()
-            log.info("batch refused: %d errors in its input", found.total, extra=_extra(batch))
+            log.info("batch refused: %d errors in its input", problems.total, extra=_extra(batch))
+        elif blob is not None:
+            await self._store.blobs.delete(blob.key)
 
-    def _validate(self, batch: BatchRecord, source: BatchInput) -> Found:
+    def _problems(self, batch: BatchRecord, source: BatchInput) -> Problems:
         records = source.index.records
-        return find_errors(
+        return find_problems(
             endpoint=batch.endpoint,
             urls=source.index.urls,
             models=source.index.models,
@@ -74,29 +102,35 @@ class Intake:
             model_column=records["model"],
             error_column=records["error"],
             line_column=records["line"],
-            form_errors=source.index.iter_errors(source.blob_path),
+            form_errors=lambda: source.index.iter_errors(source.blob_path),
             pinned=batch.models,
             served={model.id: model for model in self._registry.models()},
-            shown_max=self._settings.line_errors_shown_max,
         )
 
-    def _order(self, batch: BatchRecord, source: BatchInput) -> list[NewShard]:
-        """Write the execution order and cut it. Two names of one pinned model are one model here."""
+    def _order(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> tuple[list[NewShard], int]:
+        """Write the results of broken lines and the execution order of the others, and cut it. Two names of one pinned
+        model are one model here."""
+        invalid_lines = 0
+        if problems.total:
+            invalid_lines = write_results(self._store.invalid_path(batch.id), batch.id, source, problems)
         index = source.index
-        pins = sorted({(batch.models[name].id, batch.models[name].revision) for name in index.models})
-        numbers = [pins.index((batch.models[name].id, batch.models[name].revision)) for name in index.models]
-        model = _renumbered(index.records["model"], numbers)
-        order = execution_order(
-            model=model, ladder=index.records["ladder"], output_tokens=index.records["output_tokens"]
-        )
-        write_order(source.order_path, order)
+        names = [batch.models.get(name) for name in index.models]
+        pins = sorted({(pin.id, pin.revision) for pin in names if pin is not None})
+        # A name that nothing serves stands only in broken lines, which are not looked up.
+        numbers = [0 if pin is None else pins.index((pin.id, pin.revision)) for pin in names]
+        valid = np.flatnonzero(~problems.broken)
+        records = index.records[valid]
+        model = _renumbered(records["model"], numbers)
+        order = execution_order(model=model, ladder=records["ladder"], output_tokens=records["output_tokens"])
+        write_order(source.order_path, valid[order], lines=index.count)
         cut = cut_shards(
             model=model[order],
-            line_bytes=index.records["length"][order],
+            line_bytes=records["length"][order],
             lines_max=self._settings.shard_lines_max,
             bytes_max=self._settings.shard_bytes_max,
         )
-        return [NewShard(number, start, stop, *pins[model_no]) for number, (start, stop, model_no) in enumerate(cut)]
+        shards = [NewShard(number, start, stop, *pins[model_no]) for number, (start, stop, model_no) in enumerate(cut)]
+        return shards, invalid_lines
 
 
 def _renumbered(column: NDArray[Any], numbers: list[int]) -> NDArray[Any]:

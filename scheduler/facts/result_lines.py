@@ -11,6 +11,8 @@ from hashlib import blake2b
 
 import msgspec
 
+from store import records
+
 EXPIRED_CODE = "batch_expired"
 EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
 CANCELLED_CODE = "batch_cancelled"
@@ -68,6 +70,17 @@ def unanswered_line(batch_id: str, line_no: int, custom_id: str, error: LineErro
         _json_string(custom_id),
         _json_string(error.code),
         _json_string(error.message),
+    )
+
+
+def invalid_line(batch_id: str, line_no: int, custom_id: str, error: records.LineError) -> bytes:
+    """A line that validation refused: like `unanswered_line`, and its error says the field and the line in the file."""
+    batch_req_id, _ = _ids(batch_id, line_no)
+    told = {"code": error.code, "message": error.message, "param": error.param, "line": error.line}
+    return b'{"id":"batch_req_%b","custom_id":%b,"response":null,"error":%b}' % (
+        batch_req_id,
+        _json_string(custom_id),
+        _encode(told),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from engine.protocol import ModelInfo
 from store.records import LineError, PinnedModel
 
-NAMES_LISTED_MAX = 20
+NAMES_CHARS_MAX = 200
 """Model names in one message; a registry may hold hundreds."""
+
+VALUE_CHARS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,21 @@ def normal_url(url: str) -> str:
     return path if path == "/v1" or path.startswith("/v1/") else "/v1" + path
 
 
-def find_errors(
+@dataclass(frozen=True, slots=True, eq=False)
+class Problems:
+    """What is wrong with a file, not yet put into words. `broken` says of each line whether it has any error; `total`
+    counts errors (a line may have two)."""
+
+    broken: NDArray[np.bool_]
+    total: int
+    _each: Callable[[], Iterator[LineError]]
+
+    def errors(self) -> Iterator[LineError]:
+        """Every error, in line order, its words made as it is asked for."""
+        return self._each()
+
+
+def find_problems(
     *,
     endpoint: str,
     urls: Sequence[str],
@@ -44,32 +61,40 @@ def find_errors(
     model_column: NDArray[Any],
     error_column: NDArray[Any],
     line_column: NDArray[Any],
-    form_errors: Iterable[LineError],
+    form_errors: Callable[[], Iterable[LineError]],
     pinned: Mapping[str, PinnedModel],
     served: Mapping[str, ModelInfo],
-    shown_max: int,
-) -> Found:
+) -> Problems:
     """Every error of the file. A line whose form is broken gets that one error and no other.
 
-    `form_errors` come in line order; `error_column` is not 0 for exactly their lines. `line_column` has the 1-based
-    numbers in the file. `served` maps the id of a served model to what it is; a pinned model that is served no longer
-    is not an error (the batch waits for it).
+    `form_errors` gives those in line order; `error_column` is not 0 for exactly their lines. `line_column` has the
+    1-based numbers in the file. `served` maps the id of a served model to what it is; a pinned model that is served no
+    longer is not an error (the batch waits for it).
     """
     if len(error_column) == 0:
-        return Found((EMPTY_FILE,), 1)
+        return Problems(np.zeros(0, dtype=np.bool_), 1, lambda: iter((EMPTY_FILE,)))
     whole = error_column == 0
     url_problems = _by_index(urls, lambda url: _url_problem(url, endpoint))
     model_problems = _by_index(models, lambda name: _model_problem(name, endpoint, pinned, served))
     bad_url = whole & np.isin(url_column, list(url_problems))
     bad_model = whole & np.isin(model_column, list(model_problems))
     total = int(np.count_nonzero(~whole)) + int(np.count_nonzero(bad_url)) + int(np.count_nonzero(bad_model))
-    ordered = merge(
-        form_errors,
-        _at_lines(bad_url, line_column, url_column, url_problems),
-        _at_lines(bad_model, line_column, model_column, model_problems),
-        key=lambda error: error.line or 0,
-    )
-    return Found(tuple(islice(ordered, shown_max)), total)
+
+    def each() -> Iterator[LineError]:
+        return merge(
+            form_errors(),
+            _at_lines(bad_url, line_column, url_column, url_problems),
+            _at_lines(bad_model, line_column, model_column, model_problems),
+            key=lambda error: error.line or 0,
+        )
+
+    return Problems(~whole | bad_url | bad_model, total, each)
+
+
+def find_errors(*, form_errors: Iterable[LineError], shown_max: int, **columns: Any) -> Found:
+    """The first `shown_max` errors of the file and their number; the rest as for `find_problems`."""
+    problems = find_problems(form_errors=lambda: form_errors, **columns)
+    return Found(tuple(islice(problems.errors(), shown_max)), problems.total)
 
 
 def _by_index(names: Sequence[str], problem: Callable[[str], LineError | None]) -> dict[int, LineError]:
@@ -89,7 +114,7 @@ def _url_problem(url: str, endpoint: str) -> LineError | None:
     if normal_url(url) == normal_url(endpoint):
         return None
     return LineError(
-        "invalid_url", f"The url {url!r} of this line differs from the batch's endpoint {endpoint!r}.", "url"
+        "invalid_url", f"The url {cut(url)} of this line differs from the batch's endpoint {endpoint!r}.", "url"
     )
 
 
@@ -104,18 +129,31 @@ def _model_problem(
         return None
     supported = ", ".join(sorted(info.endpoints))
     return LineError(
-        "model_not_found", f"The model {name!r} does not support {endpoint}: it serves {supported}.", "body.model"
+        "model_not_found", f"The model {cut(name)} does not support {endpoint}: it serves {supported}.", "body.model"
     )
 
 
 def unknown_model_message(name: str, served_ids: Sequence[str]) -> str:
     if not served_ids:
-        return f"The model {name!r} does not exist: this server serves no model."
-    listed = ", ".join(sorted(served_ids)[:NAMES_LISTED_MAX])
-    more = len(served_ids) - NAMES_LISTED_MAX
-    listed += f" and {more} more" if more > 0 else ""
-    alias = f'"{name}" = "{min(served_ids)}"'
+        return f"The model {cut(name)} does not exist: this server serves no model."
+    listed, ids = "", sorted(served_ids)
+    shown = 0
+    while shown < len(ids) and (not shown or len(listed) + len(ids[shown]) < NAMES_CHARS_MAX):
+        listed += (", " if shown else "") + ids[shown]
+        shown += 1
+    more = len(ids) - shown
+    listed += f" and {more} more" if more else ""
+    alias = f"{_toml(name)} = {_toml(ids[0])}"
     return (
-        f"The model {name!r} does not exist. This server serves: {listed}. "
-        f"To let {name!r} stand for one of them, add under [aliases] in nightbatch.toml: {alias}"
+        f"The model {cut(name)} does not exist. This server serves: {listed}. "
+        f"To let {cut(name)} stand for one of them, add under [aliases] in nightbatch.toml: {alias}"
     )
+
+
+def cut(value: str) -> str:
+    """A client's text as a message may show it: quoted, escaped and short. A file may repeat it a million times."""
+    return repr(value if len(value) <= VALUE_CHARS_MAX else value[:VALUE_CHARS_MAX] + "...")
+
+
+def _toml(value: str) -> str:
+    return json.dumps(value if len(value) <= VALUE_CHARS_MAX else value[:VALUE_CHARS_MAX] + "...")

@@ -10,10 +10,12 @@ from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, S
 from server.errors import ApiError, invalid, missing, shown
 from server.openai.expiry import check_expires_after
 from server.settings import ServerSettings, Tier
+from store.records import OnInvalidLine
 
 ENDPOINTS = (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, SCORE, RERANK)
 METADATA = "metadata"
 OUTPUT_EXPIRY = "output_expires_after"
+ON_INVALID_LINE = "on_invalid_line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class BatchParams:
     tier: Tier
     metadata: Mapping[str, str] | None
     output_expires_after_seconds: int | None
+    on_invalid_line: OnInvalidLine
 
 
 def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings) -> BatchParams:
@@ -43,6 +46,7 @@ def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings) -> Bat
         tier=tier,
         metadata=_metadata(body.get(METADATA), settings),
         output_expires_after_seconds=_output_expiry(body.get(OUTPUT_EXPIRY), settings),
+        on_invalid_line=_on_invalid_line(body.get(ON_INVALID_LINE), settings),
     )
 
 
@@ -99,6 +103,18 @@ def _output_expiry(value: object, settings: ServerSettings) -> int | None:
         raise invalid(OUTPUT_EXPIRY, f"expected an object, but got {_kind(value)}.", code="invalid_type")
     names = (f"{OUTPUT_EXPIRY}.anchor", f"{OUTPUT_EXPIRY}.seconds")
     return check_expires_after(value.get("anchor"), value.get("seconds"), names=names, settings=settings)
+
+
+def _on_invalid_line(value: object, settings: ServerSettings) -> OnInvalidLine:
+    if value is None:
+        return settings.on_invalid_line
+    if not isinstance(value, str):
+        raise invalid(ON_INVALID_LINE, f"expected a string, but got {_kind(value)}.", code="invalid_type")
+    try:
+        return OnInvalidLine(value)
+    except ValueError:
+        known = _names(tuple(choice.value for choice in OnInvalidLine))
+        raise invalid(ON_INVALID_LINE, f"{shown(value)} is not one of {known}.") from None
 
 
 def _names(values: Mapping[str, object] | tuple[str, ...]) -> str:

@@ -41,6 +41,7 @@ CREATE_DOC: dict[str, Any] = {
                         "propertyNames": {"maxLength": 64},
                         "additionalProperties": {"type": "string", "maxLength": 512},
                     },
+                    "on_invalid_line": {"type": ["string", "null"], "enum": ["fail", "report", None]},
                     "idempotency_key": {"type": ["string", "null"], "minLength": 1, "maxLength": 255},
                     "output_expires_after": {
                         "type": ["object", "null"],
@@ -160,6 +161,7 @@ def _new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, rep
         models=_pinned(api, file),
         metadata=params.metadata,
         output_expires_after_seconds=params.output_expires_after_seconds,
+        on_invalid_line=params.on_invalid_line,
         idempotency_key=repetition.key,
         request_digest=repetition.digest,
     )

@@ -74,6 +74,22 @@ class BatchErrors(BaseModel):
     total: int
 
 
+class NumberedError(BatchError):
+    """`id` is a cursor; `custom_id` as far as the line could be read."""
+
+    id: str
+    custom_id: str | None
+
+
+class BatchErrorPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[NumberedError]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    total: int
+
+
 class RequestCountsObject(BaseModel):
     total: int
     completed: int

@@ -165,3 +165,18 @@ def test_a_batch_is_paused_and_resumed_by_command(server: ServerProcess, tmp_pat
         assert run(server, "resume", again).returncode == exits.OK
     done = run(server, "status", again, "--json")
     assert json.loads(done.stdout)["status"] in {"in_progress", "validating", "finalizing", "completed"}
+
+
+def test_a_file_with_broken_lines_says_so_at_upload_and_runs_the_rest_when_asked(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    source = written(tmp_path, [chat_line("a", "hello"), b"{", chat_line("b", "hello")])
+    refused = run(server, "submit", str(source), "--wait", "--output", str(tmp_path))
+    assert refused.returncode == exits.BATCH_FAILED
+    assert "in.jsonl: 1 lines are broken" in refused.stderr
+    done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path), "--on-invalid-line", "report")
+    assert done.returncode == exits.SOME_FAILED, done.stderr
+    assert "2 of 3 lines succeeded, 1 failed" in done.stdout
+    wrong = run(server, "submit", str(source), "--on-invalid-line", "maybe")
+    assert wrong.returncode == exits.USAGE
+    assert "'maybe' is not one of 'fail', 'report'" in wrong.stderr

@@ -61,7 +61,12 @@ async def test_a_broken_file_fails_with_all_errors_and_no_results(world: World) 
         (3, "model_not_found"),
         (4, "invalid_url"),
     ]
-    assert (ended.errors_total, ended.output_file_id, ended.error_file_id) == (3, None, None)
+    assert (ended.errors_total, ended.output_file_id) == (3, None)
+    listed = await world.lines(ended.error_file_id)
+    assert [line["error"] for line in listed] == [
+        {"code": error.code, "message": error.message, "param": error.param, "line": error.line}
+        for error in ended.errors
+    ]
 
 
 async def test_a_refused_line_goes_to_the_error_file_with_its_answer(world: World, engine: TestEngine) -> None:

@@ -27,6 +27,7 @@ from engine.registry import Registry
 from scheduler import Scheduler, SchedulerSettings
 from scheduler.policy.holding import Hold
 from store import BatchRecord, BatchStatus, FileRecord, NewBatch, OnDeadline, PinnedModel, Store
+from store.records import OnInvalidLine
 
 SETTINGS = SchedulerSettings(
     tick_seconds=0.05,
@@ -92,6 +93,7 @@ class World:
         expires_at: int = 2**33,
         on_deadline: OnDeadline = OnDeadline.EXPIRE,
         output_expires_after_seconds: int | None = None,
+        on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL,
     ) -> BatchRecord:
         file = await self.upload(lines)
         assert file.summary is not None
@@ -111,6 +113,7 @@ class World:
             on_deadline=on_deadline,
             models=models,
             output_expires_after_seconds=output_expires_after_seconds,
+            on_invalid_line=on_invalid_line,
         )
         return await self.store.batches.create(new)
 
