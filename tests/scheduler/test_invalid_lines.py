@@ -18,7 +18,7 @@ BROKEN: list[tuple[str, dict[str, Any] | bytes, str, str]] = [
     ("no JSON", b'{"custom_id": "x", ', "invalid_json_line", ""),
     ("no object", b'["custom_id"]', "invalid_request", ""),
     ("no UTF-8", b'{"custom_id": "\xff"}', "invalid_json_line", ""),
-    ("no body", {**chat("half"), "body": None}, "missing_required_parameter", "half"),
+    ("no body", {"custom_id": "half", "method": "POST", "url": "/v1/x"}, "missing_required_parameter", "half"),
     ("another endpoint", {**chat("url"), "url": EMBEDDINGS}, "invalid_url", "url"),
     ("an unknown model", chat("model", model="nobody"), "model_not_found", "model"),
     ("a repeated custom_id", chat("row-0"), "duplicate_custom_id", "row-0"),
