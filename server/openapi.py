@@ -28,7 +28,11 @@ def install(app: FastAPI, settings: ServerSettings) -> None:
 
 
 def _corrected(schema: dict[str, Any], settings: ServerSettings) -> dict[str, Any]:
-    limits = {"/v1/files": settings.files_list_limit_max, "/v1/batches": settings.batches_list_limit_max}
+    limits = {
+        "/v1/files": settings.files_list_limit_max,
+        "/v1/batches": settings.batches_list_limit_max,
+        "/v1/batches/{batch_id}/errors": settings.errors_list_limit_max,
+    }
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             # A bad parameter is OpenAI's 400 here, never FastAPI's 422.
@@ -36,7 +40,7 @@ def _corrected(schema: dict[str, Any], settings: ServerSettings) -> dict[str, An
             if operation.get("parameters"):
                 operation["responses"].setdefault("400", _envelope_response())
         for parameter in operations.get("get", {}).get("parameters", []):
-            if parameter["name"] == "limit":
+            if parameter["name"] == "limit" and path in limits:
                 for variant in parameter["schema"].get("anyOf", [parameter["schema"]]):
                     if variant.get("type") == "integer":
                         variant["maximum"] = limits[path]
