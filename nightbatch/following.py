@@ -74,7 +74,17 @@ def note_of(batch: Batch) -> str:
         note += f", {batch.request_counts.failed} failed"
     if reason := pause_reason(batch):
         note += f"  paused: {reason}"
+    elif speed := speed_of(batch):
+        note += f"  {speed}"
     return note
+
+
+def speed_of(batch: Batch) -> str | None:
+    """`22.3 lines/s, 365 tok/s` of the last minute; None where the server does not say."""
+    lines_per_s, tokens_per_s = getattr(batch, "lines_per_s", None), getattr(batch, "tokens_per_s", None)
+    if lines_per_s is None or batch.status in TERMINAL:
+        return None
+    return f"{lines_per_s:,.1f} lines/s" + (f", {tokens_per_s:,.0f} tok/s" if tokens_per_s else "")
 
 
 def pause_reason(batch: Batch) -> str | None:

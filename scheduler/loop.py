@@ -17,6 +17,7 @@ from scheduler.actors.intake import Intake
 from scheduler.actors.jobs import Jobs
 from scheduler.actors.keeper import Keeper
 from scheduler.actors.leases import Leases
+from scheduler.actors.pacing import Pacing
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
 from scheduler.actors.waking import attempt, repeat, sleep_until
@@ -86,6 +87,7 @@ class Scheduler:
         self._intake = Intake(store, registry, settings, self._inputs, now=now)
         self._finalizer = Finalizer(store, settings, self._inputs, now=now)
         self._reaper = Reaper(store, settings, now=now)
+        self._pacing = Pacing(store, now=now, monotonic=monotonic)
         self._batches: dict[str, BatchRecord] = {}
         self._hopeless: dict[str, tuple[Exception, bool]] = {}
         self._counted_at = monotonic()
@@ -243,6 +245,7 @@ class Scheduler:
         self._counted_at = now
         self._dispatcher.show()
         await self._keeper.report()
+        await self._pacing.report(list(self._batches.values()))
 
     async def _measure_disk(self) -> None:
         if await self._watch.measure_disk():

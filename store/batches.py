@@ -172,6 +172,17 @@ class Batches:
 
         return await self._database.write(change)
 
+    async def show_pace(self, paces: Mapping[str, tuple[float | None, float | None, int | None]]) -> None:
+        """Set lines_per_s, tokens_per_s and eta_at of batches in progress, in one transaction."""
+
+        def show(connection: Connection) -> None:
+            for batch_id, (lines_per_s, tokens_per_s, eta_at) in paces.items():
+                running = (batches.c.id == batch_id) & (batches.c.status == BatchStatus.IN_PROGRESS.value)
+                values = {"lines_per_s": lines_per_s, "tokens_per_s": tokens_per_s, "eta_at": eta_at}
+                connection.execute(sa.update(batches).where(running).values(values))
+
+        await self._database.write(show)
+
     async def miss_deadline(self, batch_id: str, *, at: int) -> None:
         """Remember when a batch that runs on passed its deadline; the first time counts."""
         changed = (
@@ -232,6 +243,7 @@ def move_batch(
     changed: dict[str, Any] = {"status": to.value, f"{to.value}_at": at, **(values or {})}
     if to is not BatchStatus.IN_PROGRESS:
         changed |= {"paused_at": None, "pause_reason": None, "held_at": None}
+        changed |= {"lines_per_s": None, "tokens_per_s": None, "eta_at": None}
     if to.terminal:
         changed["reading_file_id"] = None
     moved = (

@@ -118,7 +118,7 @@ def _row(batch: Batch, now: float) -> dict[str, str | Text]:
 
 
 def details(batch: Batch, *, now: float) -> Table:
-    from nightbatch.following import done, pause_reason, total
+    from nightbatch.following import done, pause_reason, speed_of, total
     from nightbatch.outcome import refusals
 
     failed = batch.request_counts.failed if batch.request_counts else 0
@@ -131,6 +131,8 @@ def details(batch: Batch, *, now: float) -> Table:
         ("paused", pause_reason(batch)),
         ("model", batch.model),
         ("endpoint", batch.endpoint),
+        ("speed", speed_of(batch)),
+        ("ends about", moment(getattr(batch, "eta_at", None), now)),
         ("lines", f"{done(batch):,} of {total(batch):,} done" if total(batch) else None),
         (
             "failed",
