@@ -79,6 +79,8 @@ def validate(
     fixed: Fixed | None = None
     rest: Inspection | None = None
     try:
+        if tokenizer is not None:
+            counters.of(tokenizer)
         with tempfile.TemporaryDirectory(prefix="nightbatch-validate-") as name:
             folder = Path(name)
             plain = _plain(file, folder, settings)

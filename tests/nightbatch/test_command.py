@@ -60,6 +60,8 @@ def test_help_imports_nothing_heavy() -> None:
         "cancel",
         "pause",
         "resume",
+        "validate",
+        "compare",
         "models",
         "windows",
         "doctor",

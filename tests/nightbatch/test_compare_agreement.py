@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nightbatch.inspection.results.agreement import (
     LABELS_MAX,
+    QUANTILES,
     Labels,
     Samples,
     cosine,
@@ -81,7 +82,8 @@ def test_text_is_no_label_and_costs_no_memory() -> None:
     assert not labels.pairs
     assert label_of("a long text " * 20) is None
     assert label_of("two\nlines") is None
-    assert [label_of(value) for value in (None, True, 3, 2.5, [], {})] == ["null", "true", "3", None, None, None]
+    values: list[Any] = [None, True, 3, 2.5, [], {}]
+    assert [label_of(value) for value in values] == ["null", "true", "3", None, None, None]
 
 
 @given(pairs=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1))
@@ -145,7 +147,7 @@ def test_cosines() -> None:
 
 def test_ratios_need_both_sides() -> None:
     samples = Samples()
-    assert samples.quantiles == ()
+    assert len(samples.quantiles) == 0
     for ours, theirs in ((1, 0), (0, 1), (2, 1), (1, 2), (3, 3)):
         samples.add_ratio(ours, theirs)
-    assert samples.quantiles[2] == 1.0
+    assert samples.quantiles[len(QUANTILES) // 2] == 1.0
