@@ -45,13 +45,15 @@ class LossyProxy:
                     threading.Thread(target=self._pump, args=(source, sink, is_answer), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
+        mute = False  # from a lost answer on: its head and its body may arrive apart
         with contextlib.suppress(OSError):  # the other side is gone
             while data := source.recv(CHUNK_BYTES):
-                if is_answer and self._takes():
-                    if self._silently:
-                        continue
-                    break
-                sink.sendall(data)
+                if is_answer and not mute and self._takes():
+                    if not self._silently:
+                        break
+                    mute = True
+                if not mute:
+                    sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
