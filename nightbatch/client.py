@@ -30,9 +30,10 @@ OnBytes = Callable[[int], None]
 class ClientError(Exception):
     """What went wrong between us and the server, in one line. `status_code` is None when there was no answer."""
 
-    def __init__(self, message: str, *, status_code: int | None = None) -> None:
+    def __init__(self, message: str, *, status_code: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status_code = status_code
+        self.code = code
 
     @property
     def unreachable(self) -> bool:
@@ -61,6 +62,17 @@ class Uploaded:
 
     file: FileObject
     broken_lines: int
+
+
+NEXT_CURSOR_HEADER = "x-nightbatch-next-cursor"
+
+
+@dataclass(frozen=True, slots=True)
+class LivePage:
+    """Whole lines, perhaps none, and where the next page starts."""
+
+    lines: str
+    cursor: str
 
 
 class Client:
@@ -126,6 +138,22 @@ class Client:
         with self._plain_errors():
             return self.openai.post(f"/batches/{quote(batch_id, safe='')}/{verb}", cast_to=Batch)
 
+    def live_results(self, batch_id: str, cursor: str | None) -> LivePage | None:
+        """The next lines of a running batch, None when it has ended. A route of Nightbatch's own."""
+        query = {} if cursor is None else {"after": cursor}
+        try:
+            with self._plain_errors():
+                answer = self.openai.get(
+                    f"/batches/{quote(batch_id, safe='')}/results",
+                    cast_to=httpx2.Response,
+                    options={"params": query},
+                )
+        except ClientError as error:
+            if error.code == "batch_ended":
+                return None
+            raise
+        return LivePage(answer.text, answer.headers[NEXT_CURSOR_HEADER])
+
     def models(self) -> list[Model]:
         with self._plain_errors():
             return list(self.openai.models.list())
@@ -173,7 +201,7 @@ class Client:
         try:
             yield
         except openai.APIStatusError as error:
-            raise ClientError(_sentence(error), status_code=error.status_code) from error
+            raise ClientError(_sentence(error), status_code=error.status_code, code=error.code) from error
         except openai.APIError as error:
             cause = error.__cause__ or error
             raise ClientError(f"no answer from {self.target.url} ({str(cause) or type(cause).__name__})") from error

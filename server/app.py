@@ -14,12 +14,20 @@ from server import errors, exposition, health, openapi
 from server.context import Api
 from server.ids import TokenSource
 from server.middleware.envelope import RequestEnvelope
-from server.openai import batch_control, batch_errors, batches, files, models, online
+from server.openai import batch_control, batch_errors, batch_results, batches, files, models, online
 from server.settings import ServerSettings
 from server.tenants import Tenants
 from store.store import Store
 
-OPENAI_ROUTERS = (files.router, batches.router, batch_control.router, batch_errors.router, models.router, online.router)
+OPENAI_ROUTERS = (
+    files.router,
+    batches.router,
+    batch_control.router,
+    batch_errors.router,
+    batch_results.router,
+    models.router,
+    online.router,
+)
 
 
 def create_app(

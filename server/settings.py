@@ -61,6 +61,9 @@ class ServerSettings:
 
     on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL
     """What malformed lines do to their batch when its create does not say."""
+    results_list_limit_default: int = 1_000
+    results_list_limit_max: int = 10_000
+    results_page_bytes_max: int = 16 * MIB
     errors_list_limit_default: int = 100
     errors_list_limit_max: int = 1000
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +13,18 @@ from nightbatch import exits
 from nightbatch.commands.options import KeyOption, UrlOption, connect
 from nightbatch.commands.submit import finish
 
+if TYPE_CHECKING:
+    from nightbatch.client import Client
+
+POLL_SECONDS = 1.0
+
 
 def results(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH", help="Id of the batch.")],
     output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print the lines of a running batch as they come, then do the rest.")
+    ] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
 ) -> None:
@@ -22,7 +32,23 @@ def results(
     from nightbatch.following import TERMINAL, note_of
 
     client = connect(url, api_key)
+    if follow:
+        _print_as_they_come(client, batch_id)
     batch = client.batch(batch_id)
     if batch.status not in TERMINAL:
         raise exits.UsageError(f"{batch_id} has not ended: {note_of(batch)}; its results come when it does")
     raise typer.Exit(finish(client, batch, output))
+
+
+def _print_as_they_come(client: Client, batch_id: str) -> None:
+    """Until the batch has ended: what is not printed by then is in its files."""
+    cursor = None
+    while True:
+        page = client.live_results(batch_id, cursor)
+        if page is None:
+            return
+        sys.stdout.write(page.lines)
+        sys.stdout.flush()
+        if not page.lines:
+            time.sleep(POLL_SECONDS)
+        cursor = page.cursor
