@@ -32,6 +32,7 @@ def _corrected(schema: dict[str, Any], settings: ServerSettings) -> dict[str, An
         "/v1/files": settings.files_list_limit_max,
         "/v1/batches": settings.batches_list_limit_max,
         "/v1/batches/{batch_id}/errors": settings.errors_list_limit_max,
+        "/v1/batches/{batch_id}/results": settings.results_list_limit_max,
     }
     for path, operations in schema["paths"].items():
         for operation in operations.values():
