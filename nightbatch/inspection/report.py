@@ -75,7 +75,10 @@ def _most(inspection: Inspection) -> str:
     limited = f"the limits allow {inspection.output_tokens:,} of output"
     if not unlimited:
         return limited
-    return f"{limited}, and {unlimited:,} lines set none"
+    known = (inspection.served.resolve(name) for name in inspection.models)
+    context = max((model.context_tokens_max or 0 for model in known if model is not None), default=0)
+    each = f", each of which may write up to {context:,}" if context else ""
+    return f"{limited}, and {unlimited:,} lines set none{each}"
 
 
 def _names(counts: Mapping[str, int]) -> str:
