@@ -161,6 +161,19 @@ def test_every_screen_fits_eighty_columns_and_explains_itself(tmp_path: Path) ->
     assert [line for line in shown.splitlines() if len(line) > 80] == []
 
 
+def test_the_guide_to_switching_shows_what_the_command_prints(tmp_path: Path) -> None:
+    guide = (EXAMPLES.parent / "docs" / "switching.md").read_text()
+    old, new = '"max_tokens": 32, ', '"store": true, '
+    assert f"s/{old}/{new}/" in guide
+    text = (EXAMPLES / "banking77.jsonl").read_text()
+    asked = text.replace("smollm2-135m-instruct", "gpt-4o-mini").replace(old, new)
+    (tmp_path / "questions.jsonl").write_text(asked)
+    (tmp_path / "nightbatch.toml").write_text("")
+    shown = on_terminal("validate", "questions.jsonl", cwd=tmp_path, columns=96)
+    block = guide.split("$ nightbatch validate questions.jsonl\n")[1].split("```")[0]
+    assert [line.rstrip() for line in shown.strip().splitlines()] == block.strip().splitlines()
+
+
 @pytest.mark.parametrize("packed", ["in.jsonl.gz", "renamed"])
 def test_a_compressed_file_is_looked_into(packed: str, tmp_path: Path) -> None:
     source = tmp_path / packed
