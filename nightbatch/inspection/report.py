@@ -167,6 +167,8 @@ def _conclusion(inspection: Inspection, found: list[Finding]) -> Text:
     refused = inspection.refused or not inspection.lines
     what = f"{inspection.failing:,} of {total} lines would fail"
     then = ": the server would refuse the batch" if refused else ", the others would run"
+    if inspection.refused and inspection.failing < inspection.lines:
+        then += " (with --on-invalid-line report it would run the others)"
     return Text(f"{what}{then}", style="red")
 
 

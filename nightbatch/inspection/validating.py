@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,17 +71,30 @@ async def inspect(
 ) -> Inspection:
     """Look into an uncompressed file. `folder` holds the index while the answer is used."""
     findings = Findings(examples_max)
+    given_up = threading.Event()
+
+    def tell(what: str, done: int, total: int) -> None:
+        """A thread cannot be cancelled: it ends itself where it says how far it is."""
+        if given_up.is_set():
+            raise _GivenUp
+        progress(what, done, total)
+
     indexing = asyncio.create_task(
         build_index(path, folder / f"{path.name}.index", settings, secrets.token_bytes(SECRET_BYTES))
     )
     try:
-        scan = await asyncio.to_thread(_scan, path, settings.line_bytes_max, findings, progress)
+        scan = await asyncio.to_thread(_scan, path, settings.line_bytes_max, findings, tell)
         index = await indexing
+        return await asyncio.to_thread(
+            _conclude, index, path, scan, endpoint, served_of, counters or Counters({}), findings, tell
+        )
     finally:
+        given_up.set()
         indexing.cancel()
-    return await asyncio.to_thread(
-        _conclude, index, path, scan, endpoint, served_of, counters or Counters({}), findings, progress
-    )
+
+
+class _GivenUp(Exception):
+    """Nobody waits for the answer any more."""
 
 
 def _scan(path: Path, line_bytes_max: int, findings: Findings, progress: Progress) -> tuple[Framing, array[int]]:

@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from nightbatch.inspection.findings import Findings
 from nightbatch.inspection.served import Served
-from scheduler.policy.validation import EMPTY_FILE, find_errors
+from scheduler.policy.validation import EMPTY_FILE, find_problems
 from store.index import LineIndex
 from store.index_pool import IndexPool
 from store.lines import LINE_ERROR_CODES
 from store.records import LineError
 from store.settings import StoreSettings
 
-ERRORS_OF_A_LINE_MAX: Final = 8
 _ONE: Final = np.zeros(1, np.uint16)
 
 Mask = npt.NDArray[np.bool_]
@@ -60,24 +59,6 @@ def judge_lines(index: LineIndex, blob_path: Path, endpoint: str, served: Served
     return refused
 
 
-def list_errors(index: LineIndex, blob_path: Path, endpoint: str, served: Served) -> tuple[LineError, ...]:
-    """Every error in line order, as the server lists them for a batch."""
-    records = index.records
-    return find_errors(
-        endpoint=endpoint,
-        urls=index.urls,
-        models=index.models,
-        url_column=records["url"],
-        model_column=records["model"],
-        error_column=records["error"],
-        line_column=records["line"],
-        form_errors=index.iter_errors(blob_path),
-        pinned=served.pinned(index.models),
-        served=served.by_id,
-        shown_max=2 * max(index.count, 1),
-    ).shown
-
-
 def _add_form_errors(index: LineIndex, blob_path: Path, code: int, findings: Findings) -> None:
     of_code = np.flatnonzero(index.records["error"] == code)
     shown = of_code[: findings.examples_max]
@@ -92,7 +73,7 @@ def _judged_pairs(
     """The lines of each pair of url and model that is not in order, and what is wrong with it."""
     for line_nos, url, model in pairs_of(index):
         name = index.models[model]
-        found = find_errors(
+        problems = find_problems(
             endpoint=endpoint,
             urls=[index.urls[url]],
             models=[name],
@@ -100,13 +81,12 @@ def _judged_pairs(
             model_column=_ONE,
             error_column=_ONE,
             line_column=np.ones(1, np.uint32),
-            form_errors=(),
+            form_errors=tuple,
             pinned=served.pinned([name]),
             served=served.by_id,
-            shown_max=ERRORS_OF_A_LINE_MAX,
         )
-        if found.total:
-            yield line_nos, found.shown
+        if problems.total:
+            yield line_nos, tuple(problems.errors())
 
 
 def pairs_of(index: LineIndex) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:

@@ -16,7 +16,8 @@ from nightbatch.inspection.bodies import BodyInspector
 from nightbatch.inspection.findings import Findings
 from nightbatch.inspection.kinds import KINDS
 from nightbatch.inspection.served import Served, named_model
-from nightbatch.inspection.verdicts import judge_lines, list_errors
+from nightbatch.inspection.verdicts import judge_lines
+from scheduler.policy.validation import Problems, find_problems
 from store.index import LineIndex
 from store.index_builder import IndexBuilder, IndexLimits
 
@@ -84,12 +85,30 @@ def indexed(folder: str, content: bytes, limits: IndexLimits = LIMITS) -> tuple[
     return LineIndex.open(blob.with_name("in.jsonl.index")), blob
 
 
+def problems_of(index: LineIndex, blob: Path, endpoint: str) -> Problems:
+    """As the server's intake asks."""
+    records = index.records
+    return find_problems(
+        endpoint=endpoint,
+        urls=index.urls,
+        models=index.models,
+        url_column=records["url"],
+        model_column=records["model"],
+        error_column=records["error"],
+        line_column=records["line"],
+        form_errors=lambda: index.iter_errors(blob),
+        pinned=SERVED.pinned(index.models),
+        served=SERVED.by_id,
+    )
+
+
 @settings(max_examples=300, deadline=None)
 @given(content=files, endpoint=st.sampled_from([CHAT_COMPLETIONS, EMBEDDINGS]))
 def test_every_verdict_is_the_servers_whatever_the_lines_are(content: bytes, endpoint: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, blob = indexed(folder, content)
-        theirs = list_errors(index, blob, endpoint, SERVED)
+        problems = problems_of(index, blob, endpoint)
+        theirs = list(problems.errors())
         findings = Findings(EXAMPLES_MAX)
         refused = judge_lines(index, blob, endpoint, SERVED, findings)
     counted: Counter[str] = Counter()
@@ -100,7 +119,7 @@ def test_every_verdict_is_the_servers_whatever_the_lines_are(content: bytes, end
     said = {(error.code, error.line or 0, error.message) for error in theirs}
     shown = {(finding.code, *example) for finding in findings.all() for example in finding.examples}
     assert shown <= said
-    assert int(refused.sum()) == len({error.line for error in theirs if error.line})
+    assert refused.tolist() == problems.broken.tolist()
     assert all(KINDS[error.code].refusing for error in theirs)
 
 
