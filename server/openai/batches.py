@@ -102,7 +102,7 @@ async def retrieve_batch(batch_id: str, api: ApiDep, tenant: TenantDep) -> Respo
     return reply(BatchObject.of(await find_batch(api, tenant, batch_id)))
 
 
-@router.post("/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_docs(404, 409))
+@router.post("/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_docs(404, 409, 413))
 async def cancel_batch(batch_id: str, request: Request, api: ApiDep, tenant: TenantDep) -> Response:
     """Ask for a batch to stop. Finished lines keep their results; 409 when it has already ended."""
     # Official clients send an empty body labelled JSON; whatever is sent means the same.
