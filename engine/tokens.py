@@ -39,7 +39,7 @@ class PromptCounter:
         """The tokens of each body's prompt, of its longest where it holds several; None where it cannot be said."""
         prompts = [self._prompts(endpoint, body) for body in bodies]
         texts = [text for prompt in prompts for text in prompt if isinstance(text, str)]
-        lengths = iter(self._lengths(texts, add_special_tokens=endpoint != CHAT_COMPLETIONS))
+        lengths = iter(self._lengths(texts, add_special_tokens=endpoint not in (CHAT_COMPLETIONS, _RESPONSES)))
         counts: list[int | None] = []
         for prompt in prompts:
             found = [next(lengths) if isinstance(text, str) else len(text) for text in prompt]

@@ -28,6 +28,9 @@ from store.lines import parse_line
 TEMPLATE_BYTES: Final = 256
 """Room for what a template says on its own, such as a system prompt."""
 
+MARK_TOKENS: Final = 16
+"""Room for the marks around a text that is embedded or scored."""
+
 COUNTED_AT_ONCE: Final = 256
 BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 
@@ -102,7 +105,7 @@ def _suspects(index: LineIndex, group: _Group) -> Lines:
     if group.generates:
         most = records["length"].astype(np.int64) + TEMPLATE_BYTES + records["output_tokens"]
     else:
-        most = records["prompt_bytes"].astype(np.int64) + TEMPLATE_BYTES
+        most = records["prompt_bytes"].astype(np.int64) + MARK_TOKENS
     suspects: Lines = group.lines[most > group.context]
     return suspects
 
