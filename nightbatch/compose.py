@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.registry import Registry
-from nightbatch.config import Config
+from nightbatch.config import Config, ConfigError
+from nightbatch.config.notifying import WebhookConfig
 from nightbatch.engines import Fleet, build_fleet
+from scheduler.actors.hook import CommandTarget
+from scheduler.actors.notifier import Target
+from scheduler.actors.webhooks import WebhookSettings, WebhookTarget
 from scheduler.loop import Scheduler
+from scheduler.policy.delivering import secret_problem
 from scheduler.policy.holding import Hold
 from scheduler.settings import SchedulerSettings
 from server.app import create_app
@@ -62,6 +67,7 @@ async def compose(
             monotonic=monotonic,
             holder=f"{socket.gethostname()}:{os.getpid()}:{int(now() * 1000)}",
             hold=hold(config),
+            targets=targets(config, environment, now),
         )
         registry.on_change(scheduler.wake)
         app = create_app(
@@ -118,6 +124,30 @@ def hold(config: Config) -> Hold | None:
         return None
     settings = scheduler_settings(config)
     return Hold(config.windows.calendar(), settings.hold_work_margin, settings.hold_reserve_seconds)
+
+
+def targets(config: Config, environment: Mapping[str, str], now: Callable[[], float]) -> list[Target]:
+    """Raises ConfigError when a webhook's secret is not where the configuration says."""
+    found: list[Target] = [WebhookTarget(_webhook(one, environment), now=now) for one in config.webhooks]
+    if config.events.on_event:
+        found.append(CommandTarget(config.events.on_event, seconds_max=config.events.on_event_seconds_max))
+    return found
+
+
+def _webhook(webhook: WebhookConfig, environment: Mapping[str, str]) -> WebhookSettings:
+    secrets = list(webhook.secrets)
+    if webhook.secret_env is not None:
+        secret = environment.get(webhook.secret_env, "")
+        problem = secret_problem(secret)
+        if problem is not None:
+            variable = webhook.secret_env
+            raise ConfigError(
+                [f"webhooks: {webhook.name}: the secret in the variable {variable} cannot be used: {problem}"]
+            )
+        secrets.append(secret)
+    return WebhookSettings(
+        webhook.name, webhook.url, secrets, webhook.events, webhook.tenant, allow_private=webhook.allow_private
+    )
 
 
 def server_settings(config: Config) -> ServerSettings:

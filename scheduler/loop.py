@@ -17,6 +17,7 @@ from scheduler.actors.intake import Intake
 from scheduler.actors.jobs import Jobs
 from scheduler.actors.keeper import Keeper
 from scheduler.actors.leases import Leases
+from scheduler.actors.notifier import Notifier, Target
 from scheduler.actors.pacing import Pacing
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
@@ -55,8 +56,9 @@ class Scheduler:
         monotonic: Callable[[], float] = time.monotonic,
         holder: str,
         hold: Hold | None = None,
+        targets: Sequence[Target] = (),
     ) -> None:
-        """`hold` None: batches run at any hour."""
+        """`hold` None: batches run at any hour. `targets` hear of batches that end; they are closed with the loop."""
         self._store = store
         self._settings = settings
         self._hold = hold
@@ -87,6 +89,7 @@ class Scheduler:
         self._intake = Intake(store, registry, settings, self._inputs, now=now)
         self._finalizer = Finalizer(store, settings, self._inputs, now=now)
         self._reaper = Reaper(store, settings, now=now)
+        self._notifier = Notifier(store, targets, now=now)
         self._pacing = Pacing(store, now=now, monotonic=monotonic)
         self._batches: dict[str, BatchRecord] = {}
         self._hopeless: dict[str, tuple[Exception, bool]] = {}
@@ -114,12 +117,15 @@ class Scheduler:
             if settings.sole_scheduler:
                 await self._store.work.reclaim(now=FOREVER_AT)
             await self._watch.measure_disk()
+            await self._notifier.start()
             loops = [
                 asyncio.create_task(self._tick_forever(), name="tick"),
                 asyncio.create_task(repeat(settings.renew_seconds, self._keeper.renew), name="renew"),
                 asyncio.create_task(repeat(settings.report_seconds, self._report), name="report"),
                 asyncio.create_task(repeat(settings.disk_check_seconds, self._measure_disk), name="disk"),
                 asyncio.create_task(repeat(settings.reap_seconds, self._reaper.reap, at_once=True), name="reap"),
+                asyncio.create_task(repeat(settings.notify_seconds, self._notifier.look, at_once=True), name="notify"),
+                asyncio.create_task(repeat(settings.reap_seconds, self._notifier.forget), name="forget events"),
             ]
             await self._stop.wait()
         finally:
@@ -140,6 +146,7 @@ class Scheduler:
         if loops:
             await asyncio.wait(loops)
         await self._jobs.stop()
+        await self._notifier.close()
         await self._dispatcher.drain(0)
         await self._keeper.close()
         await self._recorder.close()

@@ -76,6 +76,8 @@ class SchedulerSettings:
     output_retention_seconds: int | None = None
     """Life of result files when the batch does not say; None keeps them until they are deleted."""
 
+    notify_seconds: float = 1.0
+    """How often events are looked for that webhooks and the local command should hear of."""
     disk_check_seconds: float = 2.0
     reap_seconds: float = 60.0
     expired_files_per_round_max: int = 100

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from store.events import insert_event
 from store.files import find_file, insert_file
 from store.records import (
     BATCH_EDGES,
@@ -256,6 +257,7 @@ def move_batch(
     if row is None:
         return None
     if to.terminal:
+        insert_event(connection, batch_id=batch_id, tenant=row["tenant"], status=to.value, at=at)
         connection.execute(sa.delete(segments).where(segments.c.batch_id == batch_id))
         connection.execute(sa.delete(shards).where(shards.c.batch_id == batch_id))
     return batch_record(row)

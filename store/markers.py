@@ -39,4 +39,5 @@ MARKERS = (
     "finalize.started",  # status is finalizing, no output bytes
     "finalize.composed",  # output and error blobs are durable, no rows
     "finalize.committed",  # rows, counts and final status committed, segments still there
+    "event.sent",  # a webhook or command has taken an event, the row does not say so yet
 )

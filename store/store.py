@@ -13,6 +13,7 @@ from store import migrations
 from store.batches import Batches
 from store.blobs import Blobs
 from store.disk import Disk, free_bytes_of
+from store.events import Events
 from store.files import Files
 from store.folder import DATABASE_NAME, SEGMENT_SUFFIX, prepare_folder, read_or_make_secret
 from store.lock import FolderLock
@@ -32,6 +33,7 @@ class Store:
         files: Files,
         batches: Batches,
         work: Work,
+        events: Events,
         blobs: Blobs,
         uploads: Uploads,
         disk: Disk,
@@ -41,6 +43,7 @@ class Store:
         self.files = files
         self.batches = batches
         self.work = work
+        self.events = events
         self.blobs = blobs
         self.uploads = uploads
         self.disk = disk
@@ -104,6 +107,7 @@ async def open_store(
             files=Files(database, now),
             batches=Batches(database),
             work=Work(database, now),
+            events=Events(database),
             blobs=blobs,
             uploads=uploads,
             disk=disk,

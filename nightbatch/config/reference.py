@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from nightbatch.config.model import ModelConfig
+from nightbatch.config.notifying import EventsSection, WebhookConfig
 from nightbatch.config.sections import (
     LoggingSection,
     SchedulerSection,
@@ -43,6 +44,8 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
     ),
     ("`[windows]`", WindowsSection, "Off-peak hours. [Scheduling](scheduling.md) shows them at work."),
     ("`[[windows.off_peak]]`", OffPeakConfig, "One table for each window. Those that overlap are one."),
+    ("`[[webhooks]]`", WebhookConfig, "URLs that hear of batches that end. [Webhooks](webhooks.md)."),
+    ("`[events]`", EventsSection, ""),
     ("`[[tenants]]`", TenantConfig, "None: everyone is one tenant and no API key is asked for."),
     ("`[logging]`", LoggingSection, ""),
 )

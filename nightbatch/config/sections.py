@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nightbatch.config.model import EMBEDDED, ModelConfig
+from nightbatch.config.notifying import EventsSection, WebhookConfig
 from nightbatch.config.windows import WindowsSection
 
 HOUR = 3600
@@ -129,6 +130,8 @@ class Config(Section):
         default_factory=lambda: {name: TierConfig.model_validate(tier) for name, tier in TIERS.items()}
     )
     windows: WindowsSection = WindowsSection()
+    webhooks: tuple[WebhookConfig, ...] = Field((), max_length=32, description="who hears of batches that end")
+    events: EventsSection = EventsSection()
     logging: LoggingSection = LoggingSection()
 
     @property
@@ -171,6 +174,9 @@ class Config(Section):
         digests = [digest for tenant in self.tenants for digest in tenant.key_sha256]
         if len(set(digests)) != len(digests):
             raise ValueError("tenants: two have the same API key")
+        webhooks = [webhook.name for webhook in self.webhooks]
+        if len(set(webhooks)) != len(webhooks):
+            raise ValueError("webhooks: two have the same name")
         if not any(tier.offered for tier in self.tiers.values()):
             raise ValueError("tiers: at least one must be offered")
         return self

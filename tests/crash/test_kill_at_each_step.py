@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(tmp_path, config=simulated())
+    process = ServerProcess(tmp_path, config=simulated() + '\n[events]\non_event = ["true"]\n')
     yield process
     process.kill()
 

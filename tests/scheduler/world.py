@@ -25,6 +25,7 @@ from engine.protocol import (
 )
 from engine.registry import Registry
 from scheduler import Scheduler, SchedulerSettings
+from scheduler.actors.notifier import Target
 from scheduler.policy.holding import Hold
 from store import BatchRecord, BatchStatus, FileRecord, NewBatch, OnDeadline, PinnedModel, Store
 from store.records import OnInvalidLine
@@ -118,10 +119,16 @@ class World:
         return await self.store.batches.create(new)
 
     def scheduler(
-        self, *, holder: str = "one", store: Store | None = None, hold: Hold | None = None, **changed: Any
+        self,
+        *,
+        holder: str = "one",
+        store: Store | None = None,
+        hold: Hold | None = None,
+        targets: Sequence[Target] = (),
+        **changed: Any,
     ) -> Scheduler:
         settings = replace(self.settings, **changed)
-        return Scheduler(store or self.store, self.registry, settings, holder=holder, hold=hold)
+        return Scheduler(store or self.store, self.registry, settings, holder=holder, hold=hold, targets=targets)
 
     async def get(self, batch: BatchRecord) -> BatchRecord:
         found = await self.store.batches.get("t", batch.id)

@@ -1,0 +1,127 @@
+"""Takes events from the store to their targets, each at its own pace: a slow one delays no other, and none a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from scheduler import metrics
+from scheduler.policy.delivering import next_attempt_at
+from store import Store
+from store.events import Delivery, EventRecord
+from store.markers import reach
+
+log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 500
+DELIVERIES_PER_TARGET_MAX = 4
+KEPT_SECONDS = 7 * 24 * 3600
+"""How long an event whose deliveries have ended can still be looked at."""
+
+ERROR_CHARS_MAX = 500
+
+
+class DeliveryError(Exception):
+    """The target did not take the event; the message says why, in one line."""
+
+
+class Target(Protocol):
+    """Somebody who wants to hear of events. `deliver` raises DeliveryError, or anything else for a defect of ours."""
+
+    @property
+    def name(self) -> str: ...
+
+    def wants(self, event: EventRecord) -> bool: ...
+
+    async def deliver(self, event: EventRecord) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Notifier:
+    """Each event at least once per target: one that was taken just before a crash is sent again, with the same id."""
+
+    def __init__(
+        self,
+        store: Store,
+        targets: Sequence[Target],
+        *,
+        now: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._targets = targets
+        self._now = now
+        self._chance = chance
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Once, before the first `look`."""
+        gone = await self._store.events.abandon([target.name for target in self._targets], at=int(self._now()))
+        if gone:
+            log.warning("%d deliveries are given up: their targets are configured no longer", gone)
+
+    async def look(self) -> None:
+        """Plan what is new and send what is due."""
+        await self._plan()
+        for target in self._targets:
+            room = DELIVERIES_PER_TARGET_MAX - sum(name == target.name for _, name in self._tasks)
+            if room > 0:
+                # Those under way are due as well: they come first in the list, and are passed over.
+                limit = DELIVERIES_PER_TARGET_MAX + room
+                for delivery in await self._store.events.due(target.name, now=self._now(), limit=limit):
+                    place = (delivery.event.id, target.name)
+                    if room > 0 and place not in self._tasks:
+                        room -= 1
+                        self._start(place, target, delivery)
+
+    async def forget(self) -> None:
+        await self._store.events.forget(before=int(self._now()) - KEPT_SECONDS)
+
+    async def close(self) -> None:
+        """Stop what is under way; it is tried again after the next start."""
+        for task in list(self._tasks.values()):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        for target in self._targets:
+            await target.close()
+
+    async def _plan(self) -> None:
+        found = await self._store.events.unplanned(EVENTS_AT_ONCE)
+        if found:
+            targets = {event.id: [target.name for target in self._targets if target.wants(event)] for event in found}
+            tenants = {event.id: event.tenant for event in found}
+            await self._store.events.plan(targets, tenants=tenants, at=self._now())
+
+    def _start(self, place: tuple[str, str], target: Target, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._send(target, delivery), name=f"deliver {place[0]} to {place[1]}")
+        self._tasks[place] = task
+        task.add_done_callback(lambda _task: self._tasks.pop(place, None))
+
+    async def _send(self, target: Target, delivery: Delivery) -> None:
+        event = delivery.event
+        extra = {"tenant": event.tenant, "batch": event.batch_id, "target": target.name}
+        try:
+            await target.deliver(event)
+        except DeliveryError as error:
+            await self._failed(target, delivery, str(error), extra)
+        except Exception as error:
+            log.exception("delivering an event ended unexpectedly", extra=extra)
+            await self._failed(target, delivery, f"{type(error).__name__}: {error}", extra)
+        else:
+            reach("event.sent")
+            await self._store.events.delivered(delivery, at=int(self._now()))
+            metrics.DELIVERIES.labels(target.name, "delivered").inc()
+            log.info("%s delivered to %s", event.type, target.name, extra=extra)
+
+    async def _failed(self, target: Target, delivery: Delivery, why: str, extra: dict[str, str]) -> None:
+        now, event = self._now(), delivery.event
+        again_at = next_attempt_at(delivery.attempts + 1, created_at=event.created_at, now=now, chance=self._chance())
+        await self._store.events.failed(delivery, error=why[:ERROR_CHARS_MAX], next_attempt_at=again_at, at=int(now))
+        metrics.DELIVERIES.labels(target.name, "failed" if again_at else "given_up").inc()
+        then = f"tried again in {again_at - now:.0f} s" if again_at else "given up after 72 hours"
+        log.warning("%s was not delivered to %s: %s; %s", event.type, target.name, why, then, extra=extra)
