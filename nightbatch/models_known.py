@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine import embedded
@@ -16,6 +16,11 @@ from nightbatch.inspection.served import Served, named_model
 
 if TYPE_CHECKING:
     from openai.types import Model
+
+    from nightbatch.client import Client
+
+ASKED_NAMES_MAX = 100
+"""Names that a server is asked for one by one: a file may hold a thousand."""
 
 _FLAG = "--max-model-len"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
@@ -37,7 +42,7 @@ def of_config(config: Config, origin: str) -> Served:
 
 
 def of_server(models: Sequence[Model], origin: str) -> Served:
-    """The server's own list. Its aliases are not in it: `nightbatch validate --url` asks for each name."""
+    """The server's own list, as far as it says more than names."""
     infos = []
     for model in models:
         more = model.model_extra or {}
@@ -52,6 +57,26 @@ def of_server(models: Sequence[Model], origin: str) -> Served:
         )
     embedded_here = {info.id: info.id for info in infos if embedded.find(info.id) is not None}
     return Served(infos, {}, embedded_here, origin)
+
+
+def of_asked_server(client: Client) -> tuple[Callable[[Sequence[str]], Served], dict[str, str]]:
+    """What a server serves, for the names that a file has, and where tokenizers are. Its list has no aliases: it is
+    asked for every name that is not in it."""
+    from nightbatch.client import ClientError
+
+    served = of_server(client.models(), client.target.url)
+
+    def ask(names: Sequence[str]) -> Served:
+        aliases = {}
+        for name in [name for name in names if name not in served.by_id][:ASKED_NAMES_MAX]:
+            try:
+                aliases[name] = client.model(name).id
+            except ClientError as error:
+                if error.unreachable:
+                    raise
+        return served.with_aliases(aliases)
+
+    return ask, dict(served.sources)
 
 
 def of_names(names: Sequence[str]) -> Served:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,12 +20,8 @@ from nightbatch.commands.progress import bar, mib
 if TYPE_CHECKING:
     from nightbatch.inspection.counting import Counters
     from nightbatch.inspection.fixing import Fixed
-    from nightbatch.inspection.served import Served
     from nightbatch.inspection.validating import Inspection, ServedOf
     from store.settings import StoreSettings
-
-ASKED_NAMES_MAX = 100
-"""Names that a server is asked for one by one: a file may hold a thousand."""
 
 
 def validate(
@@ -58,59 +56,132 @@ def validate(
 
     Exit code: 0 no line would fail, 1 some would (with --fix: of the cleaned copy), 2 the file cannot be looked into.
     """
-    from engine.tokens import TokenizerError
-    from nightbatch.inspection.counting import Counters
-    from nightbatch.inspection.fixing import FixRules, left_out_path, write_fixed
-    from nightbatch.inspection.opening import InspectionError
-    from nightbatch.inspection.report import failed, fixed_screen, for_programs, screen
-
     mapped = _pairs("--model-map", model_map)
-    if fix is None and (mapped or rename_duplicates):
-        raise exits.UsageError("--model-map and --rename-duplicates change the copy that --fix writes: give --fix OUT")
-    if fix is not None and file.resolve() in (fix.resolve(), left_out_path(fix).resolve()):
-        raise exits.UsageError(f"--fix {fix}: the copy would replace the file itself; name another")
+    _check_fix(file, fix, changes=bool(mapped) or rename_duplicates)
     served_of, sources, settings = _served(config, url, api_key, model or [])
     aliases = {**mapped, **_pairs("--alias", alias)}
-    counters = Counters(sources, tokenizer)
-
-    def known(names: Sequence[str]) -> Served:
-        return served_of(names).with_aliases(aliases)
-
-    fixed: Fixed | None = None
-    rest: Inspection | None = None
-    try:
-        if tokenizer is not None:
-            counters.of(tokenizer)
-        with tempfile.TemporaryDirectory(prefix="nightbatch-validate-") as name:
-            folder = Path(name)
-            plain = _plain(file, folder, settings)
-            inspection = _inspect(plain, folder, known, settings, endpoint, counters, examples)
+    look = _Look(
+        served_of=lambda names: served_of(names).with_aliases(aliases),
+        settings=settings,
+        counters=_counters(sources, tokenizer),
+        endpoint=endpoint,
+        examples_max=examples,
+    )
+    with _plain_errors(file), tempfile.TemporaryDirectory(prefix="nightbatch-validate-") as folder:
+        plain = _plain(file, Path(folder), settings)
+        found = look.at(plain, Path(folder))
+        if not as_json:
+            _show(found, file, explain=explain)
+        fixed = rest = None
+        if fix is not None:
+            fixed = _fix(plain, found, fix, mapped, rename_duplicates, settings)
+            rest = look.at(fix, Path(folder))
             if not as_json:
-                tabulator().print(screen(inspection, file, explain=explain))
-            if fix is not None:
-                rules = FixRules(inspection.endpoint, mapped, rename_duplicates)
-                size = plain.stat().st_size
-                with bar(console(), "write") as report:
-                    fixed = write_fixed(
-                        plain,
-                        inspection.index,
-                        fix,
-                        rules,
-                        settings.line_bytes_max,
-                        lambda done: report(done, size, ""),
-                    )
-                rest = _inspect(fix, folder, known, settings, endpoint, counters, examples)
-                if not as_json:
-                    tabulator().print("", fixed_screen(fixed), "", screen(rest, fix, explain=False), sep="\n")
-    except (InspectionError, TokenizerError) as error:
+                _show_fixed(fixed, rest)
+        if as_json:
+            _print_json(found, file, fixed, rest)
+    for problem in look.counters.problems:
+        console().print(f"estimated instead of counted: {problem}", markup=False)
+    raise typer.Exit(_exit_code(rest or found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How files are looked into: the input, then its cleaned copy."""
+
+    served_of: ServedOf
+    settings: StoreSettings
+    counters: Counters
+    endpoint: str | None
+    examples_max: int
+
+    def at(self, path: Path, folder: Path) -> Inspection:
+        from nightbatch.inspection.validating import inspect
+
+        with bar(console(), "validate") as report:
+            return asyncio.run(
+                inspect(
+                    path,
+                    folder,
+                    self.served_of,
+                    settings=self.settings,
+                    endpoint=self.endpoint,
+                    counters=self.counters,
+                    examples_max=self.examples_max,
+                    progress=lambda step, done, total: report(done, total, step),
+                )
+            )
+
+
+@contextmanager
+def _plain_errors(file: Path) -> Iterator[None]:
+    from nightbatch.inspection.opening import InspectionError
+
+    try:
+        yield
+    except InspectionError as error:
         raise exits.UsageError(str(error)) from error
     except OSError as error:
         raise exits.UsageError(f"{error.filename or file}: {error.strerror or error}") from error
-    for problem in counters.problems:
-        console().print(f"estimated instead of counted: {problem}", markup=False)
-    if as_json:
-        print(json.dumps(for_programs(inspection, file, fixed, rest), indent=2))
-    raise typer.Exit(exits.SOME_FAILED if failed(rest or inspection) else exits.OK)
+
+
+def _show(found: Inspection, file: Path, *, explain: bool) -> None:
+    from nightbatch.inspection.report import screen
+
+    tabulator().print(screen(found, file, explain=explain))
+
+
+def _show_fixed(fixed: Fixed, rest: Inspection) -> None:
+    from nightbatch.inspection.report import fixed_screen, screen
+
+    tabulator().print("", fixed_screen(fixed), "", screen(rest, fixed.path, explain=False), sep="\n")
+
+
+def _print_json(found: Inspection, file: Path, fixed: Fixed | None, rest: Inspection | None) -> None:
+    from nightbatch.inspection.report import for_programs
+
+    print(json.dumps(for_programs(found, file, fixed, rest), indent=2))
+
+
+def _exit_code(found: Inspection) -> int:
+    from nightbatch.inspection.report import failed
+
+    return exits.SOME_FAILED if failed(found) else exits.OK
+
+
+def _check_fix(file: Path, fix: Path | None, *, changes: bool) -> None:
+    from nightbatch.inspection.fixing import left_out_path
+
+    if fix is None and changes:
+        raise exits.UsageError("--model-map and --rename-duplicates change the copy that --fix writes: give --fix OUT")
+    if fix is not None and file.resolve() in (fix.resolve(), left_out_path(fix).resolve()):
+        raise exits.UsageError(f"--fix {fix}: the copy would replace the file itself; name another")
+
+
+def _fix(
+    plain: Path, found: Inspection, out: Path, models: dict[str, str], rename_duplicates: bool, settings: StoreSettings
+) -> Fixed:
+    from nightbatch.inspection.fixing import FixRules, write_fixed
+
+    rules, size = FixRules(found.endpoint, models, rename_duplicates), plain.stat().st_size
+    with bar(console(), "write") as report:
+        return write_fixed(
+            plain, found.index, out, rules, settings.line_bytes_max, lambda done: report(done, size, mib(done))
+        )
+
+
+def _counters(sources: dict[str, str], chosen: str | None) -> Counters:
+    """A tokenizer that was named is opened at once: what is wrong with it should be said before anything else."""
+    from engine.tokens import TokenizerError
+    from nightbatch.inspection.counting import Counters
+
+    counters = Counters(sources, chosen)
+    try:
+        if chosen is not None:
+            counters.of(chosen)
+    except TokenizerError as error:
+        raise exits.UsageError(str(error)) from error
+    return counters
 
 
 def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
@@ -128,7 +199,7 @@ def _served(
     from nightbatch.compose import store_settings
     from nightbatch.config import find_file, load
     from nightbatch.inspection.served import Served
-    from nightbatch.models_known import of_config, of_names
+    from nightbatch.models_known import of_asked_server, of_config, of_names
 
     if url is not None and (models or config):
         raise exits.UsageError("--url asks a server what it serves: it does not go with --config or --model")
@@ -136,7 +207,8 @@ def _served(
     loaded = load(found)
     settings = store_settings(loaded)
     if url is not None:
-        return _asking(url, api_key, settings)
+        ask, sources = of_asked_server(connect(url, api_key))
+        return ask, sources, settings
     if models:
         served = of_names(models)
     elif found is not None:
@@ -144,27 +216,6 @@ def _served(
     else:
         served = Served(None, origin="nothing: no configuration was found, and no model or server was named")
     return (lambda names: served), dict(served.sources), settings
-
-
-def _asking(url: str, api_key: str | None, settings: StoreSettings) -> tuple[ServedOf, dict[str, str], StoreSettings]:
-    from nightbatch.client import ClientError
-    from nightbatch.models_known import of_server
-
-    client = connect(url, api_key)
-    served = of_server(client.models(), client.target.url)
-
-    def ask(names: Sequence[str]) -> Served:
-        """The server's list has no aliases: it is asked for every name that is not in it."""
-        aliases = {}
-        for name in [name for name in names if name not in served.by_id][:ASKED_NAMES_MAX]:
-            try:
-                aliases[name] = client.model(name).id
-            except ClientError as error:
-                if error.unreachable:
-                    raise
-        return served.with_aliases(aliases)
-
-    return ask, dict(served.sources), settings
 
 
 def _plain(file: Path, folder: Path, settings: StoreSettings) -> Path:
@@ -177,29 +228,3 @@ def _plain(file: Path, folder: Path, settings: StoreSettings) -> Path:
     with bar(console(), "unpack") as report:
         unpack(file, compression, plain, settings.upload_bytes_max, lambda done: report(done, size, mib(done)))
     return plain
-
-
-def _inspect(
-    path: Path,
-    folder: Path,
-    served_of: ServedOf,
-    settings: StoreSettings,
-    endpoint: str | None,
-    counters: Counters,
-    examples: int,
-) -> Inspection:
-    from nightbatch.inspection.validating import inspect
-
-    with bar(console(), "validate") as report:
-        return asyncio.run(
-            inspect(
-                path,
-                folder,
-                served_of,
-                settings=settings,
-                endpoint=endpoint,
-                counters=counters,
-                examples_max=examples,
-                progress=lambda step, done, total: report(done, total, step),
-            )
-        )
