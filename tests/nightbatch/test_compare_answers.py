@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import struct
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from nightbatch.inspection.results.answers import Answer, Form, NotAResult, answer_of, parse_json
 from nightbatch.inspection.results.comparison import FIELDS_MAX, Comparison
-from nightbatch.inspection.results.joining import Joined, index_results, join
+from nightbatch.inspection.results.joining import Joined, ResultFile, index_results, join
 from nightbatch.inspection.results.reading import reading
+from nightbatch.inspection.results.report import for_programs, screen
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
@@ -251,3 +255,72 @@ def test_a_thousand_fields_do_not_fill_the_memory() -> None:
         found.add(text_answer("a", json.dumps({f"k{number}": number})), text_answer("a", json.dumps({"k": number})))
     assert len(found.fields) == FIELDS_MAX
     assert found.objects.of == 1000
+
+
+NOTHING = np.zeros(0, np.int64)
+NO_FILE = ResultFile(Path("none"), NOTHING.astype(np.uint64), NOTHING, NOTHING, 0, 0, ())
+EMPTY = Joined(NO_FILE, NO_FILE, (NOTHING, NOTHING), NOTHING, NOTHING)
+
+leaf = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from(
+        [10**30, -1, 1e300, "", "stop", "```json\n{}\n```", '{"a": [1, {"b": 2}]}', '{"a": 1e999}', PACKED]
+    ),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+)
+names = st.sampled_from(
+    [
+        "choices",
+        "message",
+        "content",
+        "text",
+        "output",
+        "type",
+        "data",
+        "embedding",
+        "usage",
+        "prompt_tokens",
+        "completion_tokens",
+        "model",
+        "error",
+        "code",
+        "tool_calls",
+        "function",
+        "arguments",
+        "name",
+        "finish_reason",
+        "status",
+        "incomplete_details",
+        "reason",
+        "body",
+        "status_code",
+        "refusal",
+    ]
+)
+anything: st.SearchStrategy[Any] = st.recursive(
+    leaf, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=5)), max_leaves=30
+)
+shaped = st.fixed_dictionaries(
+    {"status_code": st.one_of(st.just(200), anything), "body": st.one_of(anything, st.dictionaries(names, anything))}
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(responses=st.tuples(shaped, shaped), error=st.one_of(st.none(), anything), field=st.sampled_from([None, "a"]))
+def test_no_result_however_odd_stops_a_comparison(responses: tuple[Any, Any], error: Any, field: str | None) -> None:
+    sides = []
+    for response in responses:
+        raw = json.dumps({"custom_id": "a", "response": response, "error": error}).encode()
+        try:
+            sides.append(answer_of(raw))
+        except NotAResult:
+            return
+    found = Comparison(only_field=field)
+    found.add(*sides)
+    found.add(*reversed(sides))
+    reading(found)
+    json.dumps(for_programs(EMPTY, found))
+    Console(file=io.StringIO(), width=80).print(screen(EMPTY, found))
