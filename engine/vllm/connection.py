@@ -89,7 +89,8 @@ class HostConnection:
         self = cls(launch.engine, folder, process, log_start)
         try:
             await self._begin(ours, launch)
-            await asyncio.wait_for(self._told.wait(), seconds_max)
+            async with asyncio.timeout(seconds_max):
+                await self._told.wait()
         except TimeoutError:
             await self.kill()
             raise EngineStartError(f"the engine was not ready after {seconds_max:.0f} s; see {self.log_path}") from None
@@ -211,7 +212,8 @@ class HostConnection:
         self._replies[no] = waiting
         try:
             await self._write(frames.MetricsAsk(no))
-            reply = await asyncio.wait_for(waiting, METRICS_SECONDS)
+            async with asyncio.timeout(METRICS_SECONDS):
+                reply = await waiting
             return reply.text if isinstance(reply, frames.MetricsText) else ""
         except (TimeoutError, EngineUnavailable):
             return ""
@@ -244,7 +246,8 @@ class HostConnection:
         with contextlib.suppress(EngineUnavailable):
             await self._write(frames.Stop(drain_seconds))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), drain_seconds + STOP_SECONDS)
+            async with asyncio.timeout(drain_seconds + STOP_SECONDS):
+                await self._process.wait()
         await self.kill()
 
     async def kill(self, reason: str = "") -> None:
@@ -255,7 +258,8 @@ class HostConnection:
         if self._process.stdin is not None:
             self._process.stdin.close()  # the host's watch ends its children and itself
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
+            async with asyncio.timeout(KILL_SECONDS):
+                await self._process.wait()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await asyncio.to_thread(self._end_leftovers)

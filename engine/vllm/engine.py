@@ -224,7 +224,8 @@ class VllmEngine:
         """Until the host is gone. A silence with requests in flight is a death too: the host is killed."""
         while not connection.gone.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(connection.gone.wait(), WATCH_SECONDS)
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await connection.gone.wait()
             silent = time.monotonic() - connection.moved_at
             if connection.inflight and silent > silence_seconds_max(connection.pulse.step_ms_max):
                 await connection.kill(f"no engine step finished for {silent:.0f} s with requests in flight")

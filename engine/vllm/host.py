@@ -169,7 +169,8 @@ def _cause(error: Exception) -> tuple[str, bool]:
 
 async def _flush(writer: asyncio.StreamWriter) -> None:
     try:
-        await asyncio.wait_for(writer.drain(), CANCEL_SECONDS)
+        async with asyncio.timeout(CANCEL_SECONDS):
+            await writer.drain()
     except (OSError, TimeoutError):
         return
 
