@@ -71,6 +71,26 @@ def test_the_text_is_found_in_every_kind_of_answer(body: dict[str, Any], text: s
     assert found.finish_reason in ("stop", "completed")
 
 
+def test_a_message_of_anthropic_is_an_answer_too() -> None:
+    message = {
+        "type": "message",
+        "model": "m",
+        "content": [{"type": "text", "text": "hello"}, {"type": "tool_use", "name": "f", "input": {"b": 1, "a": 2}}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 7, "output_tokens": 3},
+    }
+    found = answer_of(json.dumps({"custom_id": "a", "result": {"type": "succeeded", "message": message}}).encode())
+    assert (found.text, found.calls, found.finish_reason) == ("hello", ('f({"a":2,"b":1})',), "end_turn")
+    assert (found.prompt_tokens, found.output_tokens, found.error) == (7, 3, None)
+    nested = {"type": "error", "error": {"type": "overloaded_error", "message": "m"}}
+    for result, error in (
+        ({"type": "errored", "error": nested}, "overloaded_error"),
+        ({"type": "expired"}, "expired"),
+        ({"type": "succeeded"}, "succeeded"),
+    ):
+        assert answer_of(json.dumps({"custom_id": "a", "result": result}).encode()).error == error
+
+
 @pytest.mark.parametrize("value", [VECTOR, PACKED])
 def test_an_embedding_is_read_in_both_encodings(value: Any) -> None:
     body = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": value}], "model": "e"}
@@ -309,11 +329,18 @@ shaped = st.fixed_dictionaries(
 
 
 @settings(max_examples=1000, deadline=None)
-@given(responses=st.tuples(shaped, shaped), error=st.one_of(st.none(), anything), field=st.sampled_from([None, "a"]))
-def test_no_result_however_odd_stops_a_comparison(responses: tuple[Any, Any], error: Any, field: str | None) -> None:
+@given(
+    responses=st.tuples(shaped, shaped),
+    error=st.one_of(st.none(), anything),
+    result=st.one_of(st.none(), st.fixed_dictionaries({"type": st.just("succeeded"), "message": anything})),
+    field=st.sampled_from([None, "a"]),
+)
+def test_no_result_however_odd_stops_a_comparison(
+    responses: tuple[Any, Any], error: Any, result: Any, field: str | None
+) -> None:
     sides = []
     for response in responses:
-        raw = json.dumps({"custom_id": "a", "response": response, "error": error}).encode()
+        raw = json.dumps({"custom_id": "a", "response": response, "error": error, "result": result}).encode()
         try:
             sides.append(answer_of(raw))
         except NotAResult:

@@ -1,7 +1,7 @@
-"""One line of a result file, whoever wrote it: OpenAI, Azure, Nightbatch, vLLM's run-batch or another.
+"""One line of a result file, whoever wrote it: OpenAI, Azure, Nightbatch, vLLM's run-batch, Anthropic.
 
-They agree on `custom_id` and `response.body`. They differ in where a failure stands: OpenAI and Nightbatch put it into
-the body beside its status or into `error`, run-batch puts an object or a bare text into `error`.
+All but the last agree on `custom_id` and `response.body`. They differ in where a failure stands: OpenAI and Nightbatch
+put it into the body beside its status or into `error`, run-batch puts an object or a bare text into `error`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class _Line(msgspec.Struct, gc=False):
     custom_id: str
     response: Any = None
     error: Any = None
+    result: Any = None
+    """Anthropic's: `{"type": "succeeded", "message": {...}}` and others."""
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
@@ -68,6 +70,8 @@ def answer_of(raw: bytes) -> Answer:
         line = _decode_line(raw)
     except _NOT_JSON as error:
         raise NotAResult(str(error)) from None
+    if isinstance(line.result, Mapping):
+        return _of_result(line.custom_id, line.result)
     if line.response is None and line.error is None:
         raise NotAResult("it has neither a response nor an error: is this the input file?")
     response = line.response if isinstance(line.response, Mapping) else {}
@@ -149,6 +153,29 @@ def _of_output(output: list[Any], body: Mapping[str, Any]) -> dict[str, Any]:
         "calls": tuple(calls),
         "finish_reason": reason if isinstance(reason, str) else "",
     }
+
+
+def _of_result(custom_id: str, result: Mapping[str, Any]) -> Answer:
+    """A line of Anthropic's batches."""
+    message = result.get("message")
+    if result.get("type") != "succeeded" or not isinstance(message, Mapping):
+        failure = result.get("error")
+        return Answer(custom_id, error=_code(failure or result.get("type"), None))
+    usage, content = message.get("usage"), message.get("content")
+    usage = usage if isinstance(usage, Mapping) else {}
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    uses = [part for part in parts if part.get("type") == "tool_use"]
+    reason, model = message.get("stop_reason"), message.get("model")
+    return Answer(
+        custom_id,
+        form=Form.TEXT,
+        text=_joined(content),
+        calls=tuple(f"{use.get('name')}({canonical(use.get('input'))})" for use in uses),
+        finish_reason=reason if isinstance(reason, str) else "",
+        model=model if isinstance(model, str) else "",
+        prompt_tokens=_count(usage, "input_tokens"),
+        output_tokens=_count(usage, "output_tokens"),
+    )
 
 
 def _joined(content: object) -> str:

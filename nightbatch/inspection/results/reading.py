@@ -12,6 +12,7 @@ FEW: Final = 100
 """Pairs below which an interval is too wide to tell much."""
 
 CUT: Final = frozenset({"length", "max_output_tokens", "max_tokens"})
+"""What the APIs call an answer that met its limit."""
 
 
 def reading(comparison: Comparison) -> list[str]:
