@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 EVENT_TYPES = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
 """OpenAI's, and no others: its clients take an unknown type for something else."""
@@ -12,6 +12,13 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 (what secrets begin with)
 
 GIVE_UP_SECONDS = 72 * 3600.0
 """OpenAI's own limit (its webhook guide)."""
+
+PUBLIC_IPV6 = IPv6Network("2000::/3")
+"""All that is given out for use on the Internet; Python takes some of the rest for global."""
+
+NAT64 = IPv6Network("64:ff9b::/96")
+METADATA = frozenset({"168.63.129.16"})
+"""Public by number, yet a cloud's own service for its machines (Azure). Those of other clouds are not public."""
 
 WAIT_SECONDS_MIN = 5.0
 WAIT_SECONDS_MAX = 3600.0
@@ -31,7 +38,7 @@ def next_attempt_at(attempts: int, *, created_at: float, now: float, chance: flo
 def address_refusal(text: str) -> str | None:
     """Why nothing is sent to this address unless its target says `allow_private`; None for a public one.
 
-    What an IPv6 address carries inside (mapped, 6to4, Teredo) counts as itself.
+    What an IPv6 address carries inside (mapped, 6to4, Teredo, NAT64) counts as itself.
     """
     address = ip_address(text.partition("%")[0])
     inner = _inside(address)
@@ -40,18 +47,24 @@ def address_refusal(text: str) -> str | None:
     for name in ("loopback", "link_local", "multicast", "unspecified", "private", "reserved"):
         if getattr(address, f"is_{name}"):
             return f"{address} is a {name.replace('_', '-')} address"
-    return None if address.is_global else f"{address} is not a public address"
+    if str(address) in METADATA:
+        return f"{address} is a metadata address"
+    is_public = address.is_global and (isinstance(address, IPv4Address) or address in PUBLIC_IPV6)
+    return None if is_public else f"{address} is not a public address"
 
 
 def secret_problem(secret: str) -> str | None:
     """Why a signing secret cannot be used: it is `whsec_` and base64, or any other text."""
     if not secret:
         return "it is empty"
+    if secret != secret.strip():
+        return "it begins or ends with white space"
     if secret.startswith(SECRET_PREFIX):
         try:
-            base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+            key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
         except ValueError:
             return f"what follows {SECRET_PREFIX} is not base64"
+        return None if key else f"nothing follows {SECRET_PREFIX}"
     return None
 
 
@@ -60,4 +73,6 @@ def _inside(address: IPv4Address | IPv6Address) -> IPv4Address | None:
         return None
     if address.teredo is not None:
         return address.teredo[1]
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour

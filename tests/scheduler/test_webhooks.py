@@ -150,13 +150,20 @@ async def test_an_address_that_is_not_public_is_refused_before_anything_is_sent(
         ("::ffff:127.0.0.1", "loopback"),
         ("::ffff:10.0.0.1", "private"),
         ("2002:7f00:1::", "loopback"),
+        ("64:ff9b::a00:1", "private"),
+        ("fec0::1", "not a public address"),
+        ("fd00:ec2::254", "private"),
+        ("100.100.100.200", "not a public address"),
+        ("168.63.129.16", "metadata"),
     ],
 )
 def test_addresses_inside_a_network_are_refused(address: str, word: str) -> None:
     assert word in (address_refusal(address) or "")
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34"])
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"]
+)
 def test_public_addresses_are_not_refused(address: str) -> None:
     assert address_refusal(address) is None
 
@@ -172,7 +179,10 @@ def test_waits_double_up_to_an_hour_and_end_after_72_hours(attempts: int, chance
     assert next_attempt_at(attempts, created_at=0.0, now=GIVE_UP_SECONDS, chance=chance) is None
 
 
-@pytest.mark.parametrize(("secret", "problem"), [("", "empty"), ("whsec_%%%", "not base64"), ("text", None)])
+@pytest.mark.parametrize(
+    ("secret", "problem"),
+    [("", "empty"), ("whsec_%%%", "not base64"), ("whsec_", "nothing follows"), ("x\n", "white space"), ("text", None)],
+)
 def test_a_secret_that_cannot_sign_is_named(secret: str, problem: str | None) -> None:
     found = secret_problem(secret)
     assert found is None if problem is None else problem in (found or "")
@@ -326,6 +336,24 @@ async def test_the_command_gets_the_event_on_its_input_and_in_its_environment(tm
 async def test_a_command_that_fails_says_what_it_said() -> None:
     with pytest.raises(DeliveryError, match="ended with code 3: no disk"):
         await command("import sys; print('no disk', file=sys.stderr); sys.exit(3)").deliver(EVENT)
+
+
+async def test_of_a_command_that_says_much_the_end_is_kept() -> None:
+    script = "import sys; sys.stderr.write('x' * 10_000_000 + ' the end'); sys.exit(1)"
+    with pytest.raises(DeliveryError, match=r"ended with code 1: x+ the end$") as failed:
+        await command(script).deliver(EVENT)
+    assert len(str(failed.value)) < 500
+
+
+async def test_what_a_command_leaves_running_is_not_waited_for() -> None:
+    script = "import subprocess; subprocess.Popen(['sleep', '30']); raise SystemExit(4)"
+    with pytest.raises(DeliveryError, match="ended with code 4"):
+        async with asyncio.timeout(10):
+            await command(script).deliver(EVENT)
+
+
+async def test_a_command_that_reads_nothing_is_as_good(tmp_path: Path) -> None:
+    await CommandTarget(["true"], seconds_max=30.0).deliver(EVENT)
 
 
 async def test_a_command_that_cannot_be_run_is_named() -> None:
