@@ -14,13 +14,14 @@ from server import errors, exposition, health, openapi
 from server.context import Api
 from server.ids import TokenSource
 from server.middleware.envelope import RequestEnvelope
-from server.openai import batch_control, batch_errors, batch_results, batches, files, models, online
+from server.openai import batch_control, batch_errors, batch_results, batches, files, models, online, uploads
 from server.settings import ServerSettings
 from server.tenants import Tenants
 from store.store import Store
 
 OPENAI_ROUTERS = (
     files.router,
+    uploads.router,
     batches.router,
     batch_control.router,
     batch_errors.router,

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from store.records import DiskFull, FileInUse, NotFound, StoreError, TooLarge
+from store.records import DiskFull, FileInUse, NotFound, NotPending, StoreError, TooLarge, TooManyParts
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -89,6 +89,10 @@ def of_store(error: StoreError) -> ApiError | None:
             return ApiError(413, f"{error} ([store] upload_mib_max).", param="file", code="file_too_large")
         case FileInUse():
             return ApiError(409, str(error), code="file_in_use", headers=NO_RETRY)
+        case NotPending():
+            return ApiError(400, f"{error}: it takes no more changes. Create a new upload.", code="upload_not_pending")
+        case TooManyParts():
+            return ApiError(400, f"{error} (upload_parts_max).", code="too_many_parts")
         case NotFound():
             return ApiError(404, str(error), code="not_found")
         case _:

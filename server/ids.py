@@ -27,5 +27,13 @@ def new_batch_id(token: TokenSource) -> str:
     return "batch_" + token(HEX_ID_BYTES).hex()
 
 
+def new_upload_id(token: TokenSource) -> str:
+    return "upload_" + token(HEX_ID_BYTES).hex()
+
+
+def new_part_id(token: TokenSource) -> str:
+    return "part_" + token(HEX_ID_BYTES).hex()
+
+
 def new_request_id(token: TokenSource) -> str:
     return "req_" + token(HEX_ID_BYTES).hex()

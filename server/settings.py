@@ -42,7 +42,15 @@ class ServerSettings:
 
     tiers: Mapping[str, Tier] = field(default_factory=lambda: DEFAULT_TIERS)
 
+    strict_openai: bool = False
+    """OpenAI's own limits and rules for files, in place of this server's wider ones (`server.openai.strict`)."""
+
     upload_bytes_max: int = 8 * GIB
+    part_bytes_max: int = 64 * MIB
+    """One part of an upload in parts; OpenAI's clients cut files into parts of exactly this size."""
+    upload_parts_max: int = 10_000
+    upload_seconds: int = HOUR_SECONDS
+    """How long an upload in parts waits to be completed."""
     form_field_bytes_max: int = 8 * KIB
     form_parts_max: int = 32
     filename_chars_max: int = 1024

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from store.records import FileInUse, FileRecord, Page
 from store.rows import file_record, file_values
-from store.schema import batches, deleted_files, files
+from store.schema import batches, deleted_files, files, upload_parts
 from store.sqlite import Database
 
 DELETED_CURSOR_SECONDS = 7 * 24 * 3600
@@ -105,14 +105,15 @@ class Files:
         return await self._database.read(overdue)
 
     async def without_row(self, blob_keys: Sequence[str]) -> builtins.list[str]:
-        """Those of `blob_keys` that no file names, in the order given. A blob is durable a moment before its row is:
-        ask only about blobs older than any upload may take."""
+        """Those of `blob_keys` that no file and no part of an upload names, in the order given. A blob is durable a
+        moment before its row is: ask only about blobs older than any upload may take."""
 
         def known(connection: Connection) -> set[str]:
             found: set[str] = set()
             for start in range(0, len(blob_keys), KEYS_ASKED_MAX):
                 asked = blob_keys[start : start + KEYS_ASKED_MAX]
-                found.update(connection.scalars(sa.select(files.c.blob).where(files.c.blob.in_(asked))))
+                for table in (files, upload_parts):
+                    found.update(connection.scalars(sa.select(table.c.blob).where(table.c.blob.in_(asked))))
             return found
 
         named = await self._database.read(known)

@@ -17,6 +17,7 @@ from store.events import Events
 from store.files import Files
 from store.folder import DATABASE_NAME, SEGMENT_SUFFIX, prepare_folder, read_or_make_secret
 from store.lock import FolderLock
+from store.parts import Parts
 from store.settings import StoreSettings
 from store.sqlite import Database
 from store.uploads import Uploads
@@ -36,6 +37,7 @@ class Store:
         events: Events,
         blobs: Blobs,
         uploads: Uploads,
+        parts: Parts,
         disk: Disk,
         opened: AsyncExitStack,
     ) -> None:
@@ -46,6 +48,7 @@ class Store:
         self.events = events
         self.blobs = blobs
         self.uploads = uploads
+        self.parts = parts
         self.disk = disk
         self._opened = opened
 
@@ -110,6 +113,7 @@ async def open_store(
             events=Events(database),
             blobs=blobs,
             uploads=uploads,
+            parts=Parts(database),
             disk=disk,
             opened=opening.pop_all(),
         )

@@ -24,7 +24,13 @@ class Reaper:
         self._now = now
 
     async def reap(self) -> None:
-        for step in (self._leases, self._expired_files, self._orphan_blobs, self._orphan_folders):
+        for step in (
+            self._leases,
+            self._expired_files,
+            self._expired_uploads,
+            self._orphan_blobs,
+            self._orphan_folders,
+        ):
             try:
                 await step()
             except Exception:
@@ -45,6 +51,13 @@ class Reaper:
             if gone is not None:
                 await self._store.blobs.delete(gone.blob)
                 log.info("file %s expired and was deleted", file.id, extra={"tenant": file.tenant})
+
+    async def _expired_uploads(self) -> None:
+        blobs = await self._store.parts.expire(int(self._now()), self._settings.expired_files_per_round_max)
+        for blob in blobs:
+            await self._store.blobs.delete(blob)
+        if blobs:
+            log.info("%d parts of uploads that were not completed in time were deleted", len(blobs))
 
     async def _orphan_blobs(self) -> None:
         keys = await self._store.blobs.keys(self._settings.orphan_seconds)

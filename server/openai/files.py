@@ -12,9 +12,10 @@ from server.context import Api, ApiDep
 from server.errors import ApiError
 from server.ids import new_file_id
 from server.openai.content import content_response
+from server.openai.incoming import BATCH
 from server.openai.paging import After, Limit, edges, page_limit
 from server.openai.shapes import FileDeleted, FileList, FileObject, error_docs, reply
-from server.openai.uploading import ANCHOR, BATCH, PURPOSES, SECONDS, Received, receive_upload
+from server.openai.uploading import ANCHOR, PURPOSES, SECONDS, Received, receive_upload
 from store.markers import reach
 from store.records import FileRecord
 
@@ -60,7 +61,7 @@ UPLOAD_DOC = {
 async def create_file(request: Request, api: ApiDep, tenant: TenantDep) -> Response:
     """Upload a file. A batch input with broken lines is accepted, as OpenAI does, and a header counts them."""
     received = await receive_upload(request, api)
-    record = _record(received, api, tenant)
+    record = new_record(received, api, tenant)
     try:
         await api.store.files.insert(record)
     except Exception:
@@ -139,7 +140,7 @@ def no_such_file(file_id: str) -> ApiError:
     return ApiError(404, f"No such File object: {file_id[:100]}", param="id", code="file_not_found")
 
 
-def _record(received: Received, api: Api, tenant: str) -> FileRecord:
+def new_record(received: Received, api: Api, tenant: str) -> FileRecord:
     created_at = int(api.now())
     expires_after = received.expires_after_seconds
     if expires_after is None and received.purpose == BATCH:

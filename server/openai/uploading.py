@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,32 +13,19 @@ from server.bodies import content_length
 from server.context import Api
 from server.errors import ApiError, invalid, missing, shown
 from server.multipart import Event, FormEvents, MalformedForm, PartBegin, PartData, boundary_of
+from server.openai import strict
 from server.openai.expiry import check_expires_after
+from server.openai.incoming import BATCH, FILE, Incoming, Stored
 from server.settings import ServerSettings
-from store.records import InputSummary
-from store.uploads import Upload
 
-BATCH = "batch"
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 DEFAULT_FILENAME = "upload"
 
-FILE = "file"
 PURPOSE = "purpose"
 ANCHOR = "expires_after[anchor]"
 SECONDS = "expires_after[seconds]"
 WHOLE_EXPIRY = "expires_after"
 FIELDS = frozenset({PURPOSE, ANCHOR, SECONDS, WHOLE_EXPIRY})
-
-
-class Stored(Protocol):
-    """What the store says of bytes that are durable."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def summary(self) -> InputSummary | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +38,28 @@ class Received:
     stored: Stored
 
 
+class Form(Protocol):
+    """Takes the events of a form; `abort` leaves nothing behind of what it has taken."""
+
+    async def take(self, event: Event) -> None: ...
+    async def abort(self) -> None: ...
+
+
 async def receive_upload(request: Request, api: Api) -> Received:
     """Read the whole form. Whatever ends it early (a refusal, a disconnect, a full disk) leaves nothing behind."""
     form = _Form(api)
-    parser = _parser(request)
+    parser = form_parser(request, FILE, "curl -F purpose=batch -F file=@input.jsonl")
     await _refuse_by_length(request, api)
+    async with reading(form):
+        await read_form(request, parser, form, _body_bytes_max(api.settings), strict.too_large(None, api.settings))
+        return await form.finish()
+
+
+@asynccontextmanager
+async def reading(form: Form) -> AsyncIterator[None]:
+    """Abort the form whatever ends it early."""
     try:
-        return await _read_form(request, parser, form, api.settings)
+        yield
     except MalformedForm as error:
         await form.abort()
         raise ApiError(400, f"The body is not valid multipart/form-data: {error}", code="invalid_multipart") from None
@@ -64,26 +68,25 @@ async def receive_upload(request: Request, api: Api) -> Received:
         raise
 
 
-async def _read_form(request: Request, parser: FormEvents, form: _Form, settings: ServerSettings) -> Received:
+async def read_form(request: Request, parser: FormEvents, form: Form, bytes_max: int, too_large: ApiError) -> None:
     received_bytes = 0
     async for chunk in request.stream():
         received_bytes += len(chunk)
-        if received_bytes > _body_bytes_max(settings):
-            raise _too_large(settings)
+        if received_bytes > bytes_max:
+            raise too_large
         for event in parser.feed(chunk):
             await form.take(event)
     parser.finish()
-    return await form.finish()
 
 
-def _parser(request: Request) -> FormEvents:
+def form_parser(request: Request, param: str, example: str) -> FormEvents:
     boundary = boundary_of(request.headers.get("content-type", ""))
     if boundary is None:
         raise ApiError(
             400,
-            "Missing required parameter: 'file'. Send the upload as multipart/form-data with a boundary and the parts "
-            "'purpose' and 'file', for example: curl -F purpose=batch -F file=@input.jsonl.",
-            param=FILE,
+            f"Missing required parameter: '{param}'. Send it as a part of multipart/form-data with a boundary, "
+            f"for example: {example}.",
+            param=param,
             code="missing_required_parameter",
         )
     try:
@@ -98,21 +101,12 @@ async def _refuse_by_length(request: Request, api: Api) -> None:
     if declared is None:
         return
     if declared > _body_bytes_max(api.settings):
-        raise _too_large(api.settings)
+        raise strict.too_large(None, api.settings)
     await api.store.disk.room_for_upload(declared)
 
 
 def _body_bytes_max(settings: ServerSettings) -> int:
-    return settings.upload_bytes_max + settings.form_parts_max * settings.form_field_bytes_max
-
-
-def _too_large(settings: ServerSettings) -> ApiError:
-    return ApiError(
-        413,
-        f"The upload is larger than the server's limit of {settings.upload_bytes_max} bytes ([store] upload_mib_max).",
-        param=FILE,
-        code="file_too_large",
-    )
+    return strict.bytes_max(None, settings) + settings.form_parts_max * settings.form_field_bytes_max
 
 
 class _Form:
@@ -120,10 +114,8 @@ class _Form:
 
     def __init__(self, api: Api) -> None:
         self._settings = api.settings
-        self._uploads = api.store.uploads
-        self._upload: Upload | None = None
-        self._filename = DEFAULT_FILENAME
-        self._file_bytes = 0
+        self._api = api
+        self._incoming: Incoming | None = None
         self._parts: list[str] = []
         self._fields: dict[str, str] = {}
         self._field = bytearray()
@@ -140,7 +132,7 @@ class _Form:
         purpose = self._purpose()
         if purpose is None:
             raise missing(PURPOSE)
-        if self._upload is None:
+        if self._incoming is None:
             got = ", ".join(shown(name) for name in self._parts)
             raise ApiError(
                 400,
@@ -149,14 +141,17 @@ class _Form:
                 code="missing_required_parameter",
             )
         expires_after_seconds = self._expires_after_seconds()
-        stored: Stored = await self._upload.finish()
-        self._upload = None
-        return Received(purpose, self._filename, expires_after_seconds, stored)
+        if purpose == BATCH:
+            strict.check_name(self._incoming.filename, self._settings)
+        incoming = self._incoming
+        stored = await incoming.finish(purpose)
+        self._incoming = None
+        return Received(purpose, incoming.filename, expires_after_seconds, stored)
 
     async def abort(self) -> None:
-        upload, self._upload = self._upload, None
-        if upload is not None:
-            await upload.abort()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            await incoming.abort()
 
     async def _begin(self, part: PartBegin) -> None:
         self._parts.append(part.name)
@@ -170,18 +165,18 @@ class _Form:
             raise invalid(part.name, "the form holds it more than once.", code="duplicate_parameter")
         if part.name != FILE:
             return
-        self._filename = part.filename or DEFAULT_FILENAME
-        if len(self._filename) > self._settings.filename_chars_max:
-            raise invalid(FILE, f"its name has more than {self._settings.filename_chars_max} characters.")
-        # A purpose that comes after the file may still turn out to be `batch`: then its index must be there.
-        self._upload = await self._uploads.begin(indexed=self._purpose() in (None, BATCH))
+        filename = part.filename or DEFAULT_FILENAME
+        check_filename(FILE, filename, self._settings)
+        purpose = self._purpose()
+        if purpose == BATCH:
+            strict.check_name(filename, self._settings)  # before the file travels, where the purpose came first
+        self._incoming = Incoming(self._api, purpose=purpose, filename=filename)
 
     async def _data(self, data: bytes) -> None:
         name = self._parts[-1]
         if name == FILE:
-            assert self._upload is not None
-            self._file_bytes += len(data)
-            await self._upload.write(data)
+            assert self._incoming is not None
+            await self._incoming.write(data)
         elif name in FIELDS:
             self._field += data
             if len(self._field) > self._settings.form_field_bytes_max:
@@ -190,10 +185,7 @@ class _Form:
 
     async def _end(self) -> None:
         name = self._parts[-1]
-        if name == FILE:
-            if self._file_bytes == 0:
-                raise invalid(FILE, f"the file {shown(self._filename)} is empty.", code="empty_file")
-        elif name in FIELDS:
+        if name in FIELDS:
             self._fields[name] = _decoded(name, bytes(self._field))
             self._field.clear()
             self._purpose()  # an unknown one is refused here, before a file that follows it travels
@@ -201,10 +193,7 @@ class _Form:
 
     def _purpose(self) -> str | None:
         purpose = self._fields.get(PURPOSE)
-        if purpose is not None and purpose not in PURPOSES:
-            known = ", ".join(f"'{name}'" for name in PURPOSES)
-            raise invalid(PURPOSE, f"{shown(purpose)} is not one of {known}.")
-        return purpose
+        return None if purpose is None else check_purpose(purpose)
 
     def _expires_after_seconds(self, *, whole: bool = True) -> int | None:
         """Checked once both fields are there; `whole` says that no more will come."""
@@ -216,6 +205,18 @@ class _Form:
         if not whole and (anchor is None or seconds is None):
             return None
         return check_expires_after(anchor, _integer(seconds), names=(ANCHOR, SECONDS), settings=self._settings)
+
+
+def check_filename(param: str, filename: str, settings: ServerSettings) -> None:
+    if len(filename) > settings.filename_chars_max:
+        raise invalid(param, f"its name has more than {settings.filename_chars_max} characters.")
+
+
+def check_purpose(purpose: str) -> str:
+    if purpose not in PURPOSES:
+        known = ", ".join(f"'{name}'" for name in PURPOSES)
+        raise invalid(PURPOSE, f"{shown(purpose)} is not one of {known}.")
+    return purpose
 
 
 def _decoded(name: str, value: bytes) -> str:
