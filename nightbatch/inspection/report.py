@@ -21,6 +21,9 @@ from store.line_shapes import TOKEN_BYTES
 
 STYLES = {Level.ERROR: "red", Level.WARN: "yellow", Level.INFO: "cyan"}
 NAMES_SHOWN_MAX = 4
+DETAILS_SHOWN_MAX = 8
+"""Fields, urls or models of one kind of finding on a screen; `--json` has more."""
+
 TITLE_CHARS_MAX = 44
 MESSAGE_CHARS_MAX = 300
 
@@ -36,7 +39,7 @@ def indented(content: RenderableType, columns: int) -> Padding:
 
 
 def screen(inspection: Inspection, path: Path, *, explain: bool) -> RenderableType:
-    found = inspection.findings.all()
+    found = _shown_ones(inspection.findings.all())
     parts: list[RenderableType] = [_heading(inspection, path), Text()]
     if found:
         parts += [_table(found), Text()]
@@ -49,6 +52,20 @@ def screen(inspection: Inspection, path: Path, *, explain: bool) -> RenderableTy
     parts += _aliases(inspection)
     parts.append(_conclusion(inspection, found))
     return Group(*parts)
+
+
+def _shown_ones(found: list[Finding]) -> list[Finding]:
+    """At most DETAILS_SHOWN_MAX of each kind, and one for the rest of the kind."""
+    shown_ones: list[Finding] = []
+    for code in dict.fromkeys(finding.code for finding in found):
+        of_code = [finding for finding in found if finding.code == code]
+        kept, rest = of_code[:DETAILS_SHOWN_MAX], of_code[DETAILS_SHOWN_MAX:]
+        if len(rest) > 1:
+            kept.append(Finding(code, f"({len(rest)} others)", sum(finding.count for finding in rest)))
+        else:
+            kept += rest
+        shown_ones += kept
+    return shown_ones
 
 
 def _heading(inspection: Inspection, path: Path) -> Table:
@@ -107,6 +124,8 @@ def _table(found: list[Finding]) -> Table:
 
 def _examples(finding: Finding) -> Iterator[RenderableType]:
     """One line for each message; the same message is said once."""
+    if not finding.examples:
+        return
     yield Text(shown(finding.title), style=STYLES[finding.level])
     said: dict[str, list[int]] = {}
     for line, message in finding.examples:

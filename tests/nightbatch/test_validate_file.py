@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import compress as zstd_compress
+else:
+    from backports.zstd import compress as zstd_compress
 
 from engine.protocol import CHAT_COMPLETIONS, EMBEDDINGS
 from nightbatch.inspection.contexts import judge_contexts
@@ -17,6 +25,7 @@ from nightbatch.inspection.counting import Counters
 from nightbatch.inspection.findings import Findings
 from nightbatch.inspection.fixing import FixRules, left_out_path, write_fixed
 from nightbatch.inspection.opening import InspectionError, compression_of, unpack
+from nightbatch.inspection.report import for_programs, screen
 from nightbatch.inspection.scanning import Framing, judge, read_lines
 from nightbatch.inspection.served import Served, named_model
 from nightbatch.inspection.validating import Inspection, inspect
@@ -125,19 +134,23 @@ async def test_an_endpoint_without_batches_is_refused(tmp_path: Path) -> None:
     assert found.findings.get("endpoint_unsupported")
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_compressed_files_are_told_by_their_bytes(packed: bool, tmp_path: Path) -> None:
+PLAIN = b"".join(b'{"custom_id": "%d"}\n' % number for number in range(1000))
+
+
+@pytest.mark.parametrize(("compression", "packed"), [("gzip", gzip.compress(PLAIN)), ("zstd", zstd_compress(PLAIN))])
+def test_compressed_files_are_told_by_their_bytes(compression: str, packed: bytes, tmp_path: Path) -> None:
     path, plain = tmp_path / "in", tmp_path / "out"
-    path.write_bytes(gzip.compress(b"{}\n" * 1000) if packed else b"{}\n")
-    assert compression_of(path) == ("gzip" if packed else None)
-    if packed:
-        unpack(path, "gzip", plain, 10_000, lambda done: None)
-        assert plain.read_bytes() == b"{}\n" * 1000
-        with pytest.raises(InspectionError, match="upload_mib_max"):
-            unpack(path, "gzip", plain, 2_000, lambda done: None)
-        path.write_bytes(path.read_bytes()[:-9])
-        with pytest.raises(InspectionError, match="not a whole gzip file"):
-            unpack(path, "gzip", plain, 10_000, lambda done: None)
+    path.write_bytes(packed)
+    assert compression_of(path) == compression
+    unpack(path, compression, plain, len(PLAIN), lambda done: None)
+    assert plain.read_bytes() == PLAIN
+    with pytest.raises(InspectionError, match="upload_mib_max"):
+        unpack(path, compression, plain, len(PLAIN) - 1, lambda done: None)
+    path.write_bytes(packed[:-9])
+    with pytest.raises(InspectionError, match="cut off"):
+        unpack(path, compression, plain, len(PLAIN), lambda done: None)
+    path.write_bytes(PLAIN)
+    assert compression_of(path) is None
 
 
 class WordCounter:
@@ -282,3 +295,16 @@ def test_lines_beyond_the_limits_are_left_out_and_counted(tmp_path: Path) -> Non
     done = write_fixed(path, index, out, FixRules(CHAT_COMPLETIONS), 2000)
     assert done.kept == 4
     assert done.left_out == {"line_too_long": 1, "too_many_requests": 5}
+
+
+async def test_the_report_of_a_file_in_which_everything_differs_fits_a_few_screens(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    lines = [line_of(f"n{number}", model=f"m{number}", **{f"odd{number}": 1}) for number in range(900)]
+    path.write_bytes(b"\n".join([*lines, b"{broken", b"", line_of("n1")]))
+    found = await inspected(path, tmp_path)
+    output = io.StringIO()
+    Console(file=output, width=80).print(screen(found, path, explain=True))
+    assert found.failing == 902
+    assert len(output.getvalue().splitlines()) < 250
+    assert "model_not_found (193 others)" in output.getvalue()
+    assert len(json.dumps(for_programs(found, path, None, None))) < 1024 * 1024
