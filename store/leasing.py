@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from store.quality import merged
 from store.records import BatchStatus, Lease, SegmentRef, ShardProgress, ShardState
 from store.rows import segment_ref, shard_record, usage_values
 from store.schema import SHARD_LEASED, batches, segments, shards
@@ -113,7 +114,19 @@ def seal(connection: Connection, lease: Lease, progress: ShardProgress) -> bool:
         .where(_held(lease))
         .values({"state": ShardState.SEALED.value, "holder": None, "lease_expires_at": None})
     )
-    return connection.execute(sealed).rowcount == 1
+    if connection.execute(sealed).rowcount != 1:
+        return False
+    if progress.quality is not None:
+        _add_quality(connection, progress.batch_id, progress.shard_no, progress.quality)
+    return True
+
+
+def _add_quality(connection: Connection, batch_id: str, shard_no: int, quality: str) -> None:
+    """A shard is sealed once, so its quality is added to its batch's once."""
+    mine = sa.and_(shards.c.batch_id == batch_id, shards.c.shard_no == shard_no)
+    connection.execute(sa.update(shards).where(mine).values(quality=quality))
+    former = connection.scalar(sa.select(batches.c.quality).where(batches.c.id == batch_id))
+    connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(quality=merged(former, quality)))
 
 
 def reclaim(connection: Connection, *, now: float) -> int:

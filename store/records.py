@@ -280,17 +280,21 @@ class ShardProgress:
     completed: int
     failed: int
     usage: TokenUsage
+    quality: str | None = None
+    """Of all its lines (`store.quality`), where its sealer knows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
     """One line's result on its way into a segment. `line` is the finished JSONL line without a newline; `succeeded`
-    says whether it belongs to the output file or to the error file."""
+    says whether it belongs to the output file or to the error file. `request` is the body it answers, for whoever judges
+    the answer."""
 
     line_no: int
     succeeded: bool
     line: bytes
     usage: TokenUsage
+    request: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +312,8 @@ class StoreError(Exception):
       DiskFull        the disk reserve is reached (507)
       TooLarge        an upload is above `upload_bytes_max` (413)
       FileInUse       the file belongs to a batch that has not ended (409)
+      NotPending      the upload takes no more parts: it was completed, cancelled, or has expired (400)
+      TooManyParts    the upload has as many parts as one may have (400)
       NotFound        no such row for this tenant (404)
       StaleLease      the lease is no longer ours: stop writing, the shard has another holder
       Damaged         a blob, index or segment fails its checksum; the message names the file and the offset
@@ -324,6 +330,14 @@ class TooLarge(StoreError):
 
 
 class FileInUse(StoreError):
+    pass
+
+
+class NotPending(StoreError):
+    pass
+
+
+class TooManyParts(StoreError):
     pass
 
 

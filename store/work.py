@@ -152,11 +152,12 @@ class Work:
         usage: TokenUsage,
         errors: Sequence[LineError] = (),
         errors_total: int = 0,
+        quality: str | None = None,
     ) -> BatchRecord | None:
         """End a batch: file rows, counts, usage and final status in one transaction; its shards and segment rows go.
 
         None when the status is not one of `expected`, as after a first call that came through: then nothing is stored,
-        and the blobs composed for this call are the caller's to delete.
+        and the blobs composed for this call are the caller's to delete. `quality` None leaves what the shards came to.
         """
         if not to.terminal:
             raise ValueError(f"{to.value} does not end a batch")
@@ -170,6 +171,8 @@ class Work:
             "output_file_id": None if output is None else output.id,
             "error_file_id": None if error is None else error.id,
         }
+        if quality is not None:
+            values["quality"] = quality
         written = [file for file in (output, error) if file is not None]
 
         def finish(connection: Connection) -> BatchRecord | None:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from scheduler import metrics
@@ -16,9 +17,12 @@ from scheduler.facts import result_lines
 from scheduler.facts.result_files import result_file
 from scheduler.settings import SchedulerSettings
 from store import Store
+from store.asked import AskedReader
 from store.blobs import StoredBlob
 from store.composing import Composed, compose
+from store.ended import EndedResults
 from store.markers import reach
+from store.quality import Quality, quality_of
 from store.records import (
     BatchRecord,
     BatchStatus,
@@ -30,6 +34,8 @@ from store.records import (
     TokenUsage,
 )
 from store.segments import scan
+
+JUDGED_AT_ONCE = 256
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +128,8 @@ class Finalizer:
         if ending is EXPIRED and not missing_lines:
             ending = None  # the last result came in time, only its seal did not
         reach("finalize.composed")
-        await self._commit(batch, ending or Ending(BatchStatus.COMPLETED, result_lines.DAMAGED), composed)
+        quality = await self._quality(batch, composed, missing_lines)
+        await self._commit(batch, ending or Ending(BatchStatus.COMPLETED, result_lines.DAMAGED), composed, quality)
         metrics.FINALIZE_SECONDS.observe(time.perf_counter() - started)
 
     async def _compose(self, batch: BatchRecord, ending: Ending | None) -> tuple[Composed, int]:
@@ -144,6 +151,19 @@ class Finalizer:
         composed = await compose(paths, batch.counts.total, missing, self._store.blobs)
         return composed, missing_lines
 
+    async def _quality(self, batch: BatchRecord, composed: Composed, missing_lines: int) -> str | None:
+        """The quality of all results, read from the composed files; None where the sealed shards came to it already."""
+        if not composed.counts.total:
+            return None
+        if not missing_lines and Quality.decode(batch.quality).lines == composed.counts.total:
+            return None
+        source = await self._source(batch, needed=False)
+        try:
+            return await asyncio.to_thread(_judged, batch.id, composed, source, self._store.blobs.path)
+        except Exception:  # a batch ends, whatever can be said of its answers
+            log.exception("the quality of results could not be read", extra={"tenant": batch.tenant, "batch": batch.id})
+            return None
+
     async def _source(self, batch: BatchRecord, *, needed: bool) -> BatchInput | None:
         try:
             return await self._inputs.open(batch)
@@ -162,7 +182,7 @@ class Finalizer:
             paths.insert(0, (self._store.invalid_path(batch.id), None))
         return paths
 
-    async def _commit(self, batch: BatchRecord, ending: Ending, composed: Composed) -> None:
+    async def _commit(self, batch: BatchRecord, ending: Ending, composed: Composed, quality: str | None = None) -> None:
         now = int(self._now())
         ended = await self._store.work.finish(
             batch.id,
@@ -175,6 +195,7 @@ class Finalizer:
             usage=composed.usage,
             errors=ending.errors,
             errors_total=len(ending.errors),
+            quality=quality,
         )
         if ended is None:  # it was cancelled meanwhile, or another scheduler ended it
             await self._discard(composed)
@@ -230,6 +251,27 @@ def _whole(paths: Sequence[tuple[Path, int | None]]) -> list[tuple[Path, int | N
         else:
             whole.append((path, valid_bytes))
     return whole
+
+
+def _judged(batch_id: str, composed: Composed, source: BatchInput | None, path_of: Callable[[str], Path]) -> str:
+    paths = [None if blob is None else path_of(blob.key) for blob in (composed.output, composed.error)]
+    total, asked = Quality(), AskedReader()
+    with EndedResults(batch_id, composed.counts.total, *paths) as results:
+        walk = iter(results)
+        while group := list(islice(walk, JUDGED_AT_ONCE)):
+            bodies = _bodies(source, [result.line_no for result in group if result.succeeded])
+            rows = ((one.line_no, one.succeeded, one.raw, bodies.get(one.line_no)) for one in group)
+            total.merge(quality_of(rows, asked))
+    return total.encode()
+
+
+def _bodies(source: BatchInput | None, line_nos: Sequence[int]) -> dict[int, bytes]:
+    if source is None or not line_nos:
+        return {}
+    try:
+        return dict(zip(line_nos, (line.body for line in source.requests(line_nos)), strict=True))
+    except Damaged:
+        return {}
 
 
 def _bytes_of(paths: Sequence[Path]) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.policy.packer import Cost
 from scheduler.policy.planner import HeldView, ModelKey
+from store.asked import AskedReader
+from store.quality import Quality
 from store.records import Lease, LineResult, ShardProgress, TokenUsage
 from store.segments import SegmentWriter
 
@@ -86,6 +88,10 @@ class HeldShard:
     leaving: bool = False
     """It is being given back: none of its lines starts, and what cannot be written at once is forgotten."""
 
+    quality: Quality | None = None
+    """Of its durable results; None where some were recorded by a former holder: then the finalizer looks at all."""
+
+    asked: AskedReader = field(default_factory=AskedReader)
     sealing: bool = False
     reported: int = -1
 
@@ -119,6 +125,12 @@ class HeldShard:
         return ShardProgress(
             self.batch_id, self.shard_no, self.lease.generation, self.completed, self.failed, self.usage
         )
+
+    def whole(self) -> ShardProgress:
+        """The progress of a shard that is done, with its quality."""
+        known = self.quality is not None and self.quality.lines == self.lease.shard.lines
+        quality = self.quality.encode() if self.quality is not None and known else None
+        return replace(self.progress(), quality=quality)
 
     def view(self) -> HeldView:
         return HeldView(self.batch_id, self.shard_no, self.model, len(self.waiting))

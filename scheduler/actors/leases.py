@@ -20,6 +20,7 @@ from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
 from store.order import read_order
+from store.quality import Quality
 from store.records import BatchRecord, Damaged, Lease, ShardRecord, TokenUsage
 from store.segments import scan
 
@@ -196,6 +197,7 @@ def _held(batch: BatchRecord, lease: Lease, opened: _Opened, *, confirmed_at: fl
         completed=opened.completed,
         failed=opened.failed,
         usage=opened.usage,
+        quality=None if opened.completed + opened.failed else Quality(),
     )
     lines = zip(opened.line_nos, opened.custom_ids, opened.bodies, opened.costs, strict=True)
     shard.waiting = deque(Line(shard, *line) for line in lines)

@@ -152,7 +152,7 @@ class Outcomes:
         self._waiting.count_ended(line)
         self._ledger.finished(line.key)
         tokens = TokenUsage(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-        self._record(line.shard, LineResult(line.line_no, succeeded, text, tokens))
+        self._record(line.shard, LineResult(line.line_no, succeeded, text, tokens, line.body))
 
 
 def _answer(line: Line, result: EngineResult) -> bytes:

@@ -14,6 +14,7 @@ from scheduler.actors.waking import sleep_until
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
+from store.quality import quality_of
 from store.records import DiskFull, LineResult, StaleLease
 from store.segments import SegmentWriter
 
@@ -142,7 +143,19 @@ class Recorder:
             path = self._store.segment_path(shard.batch_id, shard.shard_no, shard.lease.generation)
             shard.writer = SegmentWriter.create(path)
         shard.writer.append(group)
+        self._judge(shard, group)
         return time.perf_counter() - started
+
+    def _judge(self, shard: HeldShard, group: list[LineResult]) -> None:
+        """Whatever goes wrong here must not cost a result: it is durable already."""
+        if shard.quality is None:
+            return
+        results = ((result.line_no, result.succeeded, result.line, result.request) for result in group)
+        try:
+            shard.quality.merge(quality_of(results, shard.asked))
+        except Exception:
+            log.exception("the quality of results could not be read", extra=shard.log_extra())
+            shard.quality = None
 
     def _count(self, shard: HeldShard, group: list[LineResult]) -> None:
         completed = sum(result.succeeded for result in group)
@@ -158,7 +171,7 @@ class Recorder:
 
     async def _seal(self, shard: HeldShard) -> None:
         shard.sealing = True
-        if not await self._store.work.seal(shard.lease, shard.progress()):
+        if not await self._store.work.seal(shard.lease, shard.whole()):
             raise StaleLease("the shard was taken over before it could be sealed")
         reach("shard.sealed")
         self._end(shard)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import msgspec
 
 from store import records
+from store.result_ids import result_ids
 
 EXPIRED_CODE = "batch_expired"
 EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
@@ -49,7 +49,7 @@ def answered_line(batch_id: str, line_no: int, custom_id: str, *, status_code: i
     """A line that got an HTTP answer, 2xx or not; `body` is already JSON and is copied as it is."""
     if b"\n" in body:
         body = body.replace(b"\n", b" ")  # between tokens only: inside a JSON string a newline is always escaped
-    batch_req_id, request_id = _ids(batch_id, line_no)
+    batch_req_id, request_id = result_ids(batch_id, line_no)
     return (
         b'{"id":"batch_req_%b","custom_id":%b,"response":{"status_code":%d,"request_id":"req_%b","body":%b},"error":null}'
         % (
@@ -64,7 +64,7 @@ def answered_line(batch_id: str, line_no: int, custom_id: str, *, status_code: i
 
 def unanswered_line(batch_id: str, line_no: int, custom_id: str, error: LineError) -> bytes:
     """A line without an HTTP answer: `response` is null and `error` an object."""
-    batch_req_id, _ = _ids(batch_id, line_no)
+    batch_req_id, _ = result_ids(batch_id, line_no)
     return b'{"id":"batch_req_%b","custom_id":%b,"response":null,"error":{"code":%b,"message":%b}}' % (
         batch_req_id,
         _json_string(custom_id),
@@ -75,18 +75,13 @@ def unanswered_line(batch_id: str, line_no: int, custom_id: str, error: LineErro
 
 def invalid_line(batch_id: str, line_no: int, custom_id: str, error: records.LineError) -> bytes:
     """A line that validation refused: like `unanswered_line`, and its error says the field and the line in the file."""
-    batch_req_id, _ = _ids(batch_id, line_no)
+    batch_req_id, _ = result_ids(batch_id, line_no)
     told = {"code": error.code, "message": error.message, "param": error.param, "line": error.line}
     return b'{"id":"batch_req_%b","custom_id":%b,"response":null,"error":%b}' % (
         batch_req_id,
         _json_string(custom_id),
         _encode(told),
     )
-
-
-def _ids(batch_id: str, line_no: int) -> tuple[bytes, bytes]:
-    digits = blake2b(b"%b:%d" % (batch_id.encode(), line_no), digest_size=32).hexdigest().encode()
-    return digits[:32], digits[32:]
 
 
 def _json_string(text: str) -> bytes:
