@@ -64,7 +64,6 @@ def test_node_reads_the_line_errors_of_a_refused_file(seen: Rounds) -> None:
     assert seen("failed") == {"status": "failed", "errors": [["duplicate_custom_id", 2]]}
 
 
-@pytest.mark.xfail(reason="POST /v1/uploads is being built", strict=False)
 def test_node_uploads_in_parts(seen: Rounds) -> None:
     assert seen("uploadInParts") == {
         "begun": "pending",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 from engine.simulated import SimulatedEngine, SimulatedFaults
@@ -57,3 +58,47 @@ async def test_a_body_above_the_limit_is_413_and_a_full_engine_429(open_house: H
     assert await code_of(house, "POST", "/chat/completions", json=large) == (413, "request_too_large")
     busy = {"model": CHAT, "messages": [{"role": "user", "content": "too busy"}]}
     assert await code_of(house, "POST", "/chat/completions", json=busy) == (429, "rate_limit_exceeded")
+
+
+UPLOAD = {"bytes": 4, "filename": "a.jsonl", "mime_type": "application/jsonl", "purpose": "user_data"}
+
+
+async def begun(house: House, **changed: Any) -> str:
+    async with house.http() as http:
+        response = await http.post("/uploads", json={**UPLOAD, **changed})
+    assert response.status_code == 200, response.text
+    return f"/uploads/{response.json()['id']}"
+
+
+async def part(house: House, upload: str, data: bytes) -> str:
+    async with house.http() as http:
+        response = await http.post(f"{upload}/parts", files={"data": ("part", data)})
+    assert response.status_code == 200, response.text
+    return str(response.json()["id"])
+
+
+async def test_each_mistake_with_an_upload_has_a_code_of_its_own(open_house: HouseBuilder) -> None:
+    house = await open_house(settings=ServerSettings(part_bytes_max=KIB))
+    assert await code_of(house, "POST", "/uploads/upload_x/cancel") == (404, "upload_not_found")
+    assert await code_of(house, "POST", "/uploads", json={**UPLOAD, "bytes": 0}) == (400, "integer_below_min_value")
+    upload = await begun(house)
+    for data, expected in ((b"", (400, "empty_part")), (b"x" * 2 * KIB, (413, "part_too_large"))):
+        assert await code_of(house, "POST", f"{upload}/parts", files={"data": ("part", data)}) == expected
+    half = await part(house, upload, b"ab")
+    whole = [half, await part(house, upload, b"cd")]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"part_ids": ["part_x"]}, "part_not_found"),
+        ({"part_ids": [half, half]}, "duplicate_part"),
+        ({"part_ids": [half]}, "bytes_mismatch"),
+        ({"part_ids": whole, "md5": "0" * 32}, "md5_mismatch"),
+    ]
+    for body, code in wrong:
+        assert await code_of(house, "POST", f"{upload}/complete", json=body) == (400, code)
+    async with house.http() as http:
+        assert (await http.post(f"{upload}/complete", json={"part_ids": whole})).json()["status"] == "completed"
+    assert await code_of(house, "POST", f"{upload}/cancel") == (400, "upload_not_pending")
+
+
+async def test_a_compressed_input_that_is_cut_off_is_400(house: House) -> None:
+    torn = gzip.compress(line("a") * 1_000)[:-20]
+    assert await code_of(house, "POST", "/files", files=form(torn, filename="in.jsonl.gz")) == (400, "corrupt_file")
