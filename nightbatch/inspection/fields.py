@@ -30,6 +30,7 @@ STRIPPED: Mapping[str, str] = {
     "return_token_ids": "it would swell the result",
     "return_tokens_as_token_ids": "the answer would no longer be text",
     "return_prompt_text": "it would repeat the prompt in the result",
+    "enable_response_messages": "it would repeat the prompt and the answer token by token in the result",
 }
 """Why each of `engine.bodies.STRIPPED_FIELDS` is taken out of a body."""
 
@@ -60,6 +61,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     COMPLETIONS: {"best_of": "only n counts", "user": "nobody watches for it"},
     RESPONSES: {
         "access_programs": "there are none",
+        "background_options": "a batch is in the background already",
         "context_management": "the input is taken as it is",
         "image": "answers are text",
         "metadata": _NO_STORE,
@@ -92,7 +94,6 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
     COMPLETIONS: {},
     RESPONSES: {
         "background": "a batch is in the background already",
-        "background_options": "a batch is in the background already",
         "conversation": "nothing is kept between requests: put the whole conversation into input",
         "previous_response_id": "nothing is kept between requests: put the whole conversation into input",
         "prompt": "stored prompt templates are not known here: put the text into input",
@@ -121,7 +122,7 @@ _READ: Mapping[str, str] = {
     RESPONSES: "input model instructions max_output_tokens max_tool_calls parallel_tool_calls reasoning temperature "
     "top_p top_k min_p top_logprobs text tool_choice tools truncation include include_reasoning seed stop "
     "stop_token_ids frequency_penalty presence_penalty repetition_penalty logit_bias ignore_eos "
-    "include_stop_str_in_output skip_special_tokens structured_outputs chat_template_kwargs enable_response_messages "
+    "include_stop_str_in_output skip_special_tokens structured_outputs chat_template_kwargs "
     "media_io_kwargs mm_payload mm_processor_kwargs previous_input_messages return_mm_kwargs watermarking",
     EMBEDDINGS: f"{_POOLING} input messages model dimensions encoding_format embed_dtype endianness add_special_tokens "
     "add_generation_prompt chat_template_kwargs continue_final_message media_io_kwargs",
@@ -148,10 +149,12 @@ def read_fields(endpoint: str) -> frozenset[str]:
 def verdict_of(endpoint: str, field: str) -> FieldVerdict | None:
     """What becomes of a field; None when the engine acts on it, or the endpoint is not one of ours."""
     read = read_fields(endpoint)
-    if not read or field in read:
+    if not read:
         return None
     if field in STRIPPED_FIELDS:
         return FieldVerdict("field_stripped", f"is taken out: {STRIPPED[field]}")
+    if field in read:
+        return None
     if (why := REFUSED[endpoint].get(field)) is not None:
         return FieldVerdict("field_refused", f"is refused: {why}")
     if (why := IGNORED[endpoint].get(field)) is not None:

@@ -299,7 +299,8 @@ def test_lines_beyond_the_limits_are_left_out_and_counted(tmp_path: Path) -> Non
 
 async def test_the_report_of_a_file_in_which_everything_differs_fits_a_few_screens(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
-    lines = [line_of(f"n{number}", model=f"m{number}", **{f"odd{number}": 1}) for number in range(900)]
+    odd: list[dict[str, Any]] = [{f"odd{number}": 1} for number in range(900)]
+    lines = [line_of(f"n{number}", model=f"m{number}", **more) for number, more in enumerate(odd)]
     path.write_bytes(b"\n".join([*lines, b"{broken", b"", line_of("n1")]))
     found = await inspected(path, tmp_path)
     output = io.StringIO()
