@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import openai.types.chat.completion_create_params as chat_params
@@ -16,6 +17,7 @@ from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, S
 from nightbatch.inspection.bodies import BodyInspector
 from nightbatch.inspection.fields import HARMLESS, IGNORED, REFUSED, RESPONSES, STRIPPED, read_fields, verdict_of
 from nightbatch.inspection.findings import Findings
+from nightbatch.inspection.kinds import KINDS
 
 OPENAI: dict[str, Any] = {
     CHAT_COMPLETIONS: chat_params.CompletionCreateParamsBase,
@@ -140,3 +142,10 @@ def test_a_file_with_endless_names_keeps_few_of_them() -> None:
         inspector.look(json.dumps(line).encode(), number + 1)
     assert len(findings.all()) <= 201
     assert sum(finding.count for finding in findings.all()) == 12_000
+
+
+def test_every_kind_of_finding_is_in_the_documents_and_explained() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    for kind in KINDS.values():
+        assert f"`{kind.code}`" in text, kind.code
+        assert all(sentence.strip() for sentence in (kind.meaning, kind.openai, kind.nightbatch, kind.fix))
