@@ -18,6 +18,7 @@ from scheduler.actors.hook import CommandTarget
 from scheduler.actors.notifier import Target
 from scheduler.actors.webhooks import WebhookSettings, WebhookTarget
 from scheduler.loop import Scheduler
+from scheduler.policy import limits
 from scheduler.policy.delivering import secret_problem
 from scheduler.policy.holding import Hold
 from scheduler.settings import SchedulerSettings
@@ -113,6 +114,7 @@ def scheduler_settings(config: Config) -> SchedulerSettings:
         intakes_max=section.intakes_max,
         finalizes_max=section.finalizes_max,
         line_errors_shown_max=config.store.line_errors_shown_max,
+        file_limits=limits.OPENAI if config.server.strict_openai else limits.NONE,
         output_retention_seconds=_days(config.server.output_kept_days),
         # store.open_store holds the folder's lock for this process.
         sole_scheduler=True,
@@ -155,8 +157,9 @@ def server_settings(config: Config) -> ServerSettings:
         tiers={
             name: Tier(tier.seconds, OnDeadline(tier.on_deadline))
             for name, tier in config.tiers.items()
-            if tier.offered
+            if tier.offered and (name == "24h" or not config.server.strict_openai)
         },
+        strict_openai=config.server.strict_openai,
         upload_bytes_max=config.store.upload_mib_max * MIB,
         json_body_bytes_max=config.server.json_body_mib_max * MIB,
         batch_file_expires_seconds=_days(config.server.input_kept_days),

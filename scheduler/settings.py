@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from scheduler.policy import limits
+from scheduler.policy.limits import FileLimits
+
 MIB = 1024 * 1024
 
 
@@ -73,6 +76,8 @@ class SchedulerSettings:
     job_attempts_max: int = 5
     """Times intake or finalize of one batch may end unexpectedly before the batch fails with `internal_error`."""
     line_errors_shown_max: int = 1000
+    file_limits: FileLimits = limits.NONE
+    """What a batch input as a whole must keep; the store has limits of its own beside it."""
     output_retention_seconds: int | None = None
     """Life of result files when the batch does not say; None keeps them until they are deleted."""
 
@@ -87,7 +92,7 @@ class SchedulerSettings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, bool) or value is None:
+            if isinstance(value, bool | FileLimits) or value is None:
                 continue
             if value <= 0:
                 raise ValueError(f"scheduler setting {item.name} must be above 0, not {value}")

@@ -26,6 +26,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8000, 0: a free one).")] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder (default ~/.local/share/nightbatch).")] = None,
+    strict_openai: Annotated[
+        bool, typer.Option("--strict-openai", help="OpenAI's own limits and rules in place of the wider ones.")
+    ] = False,
     config: ConfigOption = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     vllm_flags: Annotated[
@@ -48,6 +51,7 @@ def serve(
         host=host,
         port=port,
         data=data,
+        strict_openai=strict_openai or None,
         log_level=log_level,
     )
     settings = load(find_file(config), flags=flags)

@@ -21,11 +21,12 @@ class ServeFlags:
     host: str | None = None
     port: int | None = None
     data: Path | None = None
+    strict_openai: bool | None = None
     log_level: str | None = None
 
     def layer(self) -> dict[str, Any]:
         values: dict[str, Any] = {
-            "server": _given(host=self.host, port=self.port),
+            "server": _given(host=self.host, port=self.port, strict_openai=self.strict_openai),
             "store": _given(folder=self.data),
             "logging": _given(level=self.log_level),
             "models": self._models(),

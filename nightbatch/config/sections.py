@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nightbatch.config.model import EMBEDDED, ModelConfig
-from nightbatch.config.notifying import EventsSection, WebhookConfig
+from nightbatch.config.notifying import EventsSection, WebhookConfig, check_webhooks
 from nightbatch.config.windows import WindowsSection
 
 HOUR = 3600
@@ -38,6 +38,10 @@ class ServerSection(Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; `0.0.0.0` is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     json_body_mib_max: int = Field(64, ge=1, description="largest JSON body of a request (MiB)")
+    strict_openai: bool = Field(
+        False,
+        description="OpenAI's own limits and rules: 50,000 lines, 200 MB, one model per file, `.jsonl`, only `24h`",
+    )
     on_invalid_line: Literal["fail", "report"] = Field(
         "fail",
         description="broken lines `fail` their batch, or are its errors while the rest runs (`report`)",
@@ -174,11 +178,11 @@ class Config(Section):
         digests = [digest for tenant in self.tenants for digest in tenant.key_sha256]
         if len(set(digests)) != len(digests):
             raise ValueError("tenants: two have the same API key")
-        webhooks = [webhook.name for webhook in self.webhooks]
-        if len(set(webhooks)) != len(webhooks):
-            raise ValueError("webhooks: two have the same name")
+        check_webhooks(self.webhooks, tenants)
         if not any(tier.offered for tier in self.tiers.values()):
             raise ValueError("tiers: at least one must be offered")
+        if self.server.strict_openai and not self.tiers["24h"].offered:
+            raise ValueError("tiers: 24h must be offered: with server.strict_openai it is the only one")
         return self
 
     def _check_targets(self, known: set[str]) -> None:

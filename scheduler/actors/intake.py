@@ -16,8 +16,9 @@ from scheduler import metrics
 from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.actors.invalid_lines import write_error_file, write_results
 from scheduler.facts.result_files import result_file
+from scheduler.policy.limits import file_problem
 from scheduler.policy.order import cut_shards, execution_order
-from scheduler.policy.validation import Problems, find_problems
+from scheduler.policy.validation import Problems, find_problems, one_problem
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
@@ -48,7 +49,7 @@ class Intake:
     async def take_in(self, batch: BatchRecord) -> None:
         source = await self._inputs.open(batch)
         problems = await asyncio.to_thread(self._problems, batch, source)
-        fails = batch.on_invalid_line is OnInvalidLine.FAIL or source.index.count == 0
+        fails = batch.on_invalid_line is OnInvalidLine.FAIL or problems.whole_file
         if problems.total and fails:
             await self._refuse(batch, source, problems)
             return
@@ -69,10 +70,10 @@ class Intake:
             )
 
     async def _refuse(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> None:
-        """The first errors stand on the batch, all of them in its error file."""
+        """The first errors stand on the batch, all of them in its error file if they are of lines."""
         shown = tuple(islice(problems.errors(), self._settings.line_errors_shown_max))
         blob, error_file, now = None, None, int(self._now())
-        if source.index.count:
+        if not problems.whole_file:
             blob = await asyncio.to_thread(write_error_file, batch.id, source, problems, self._store.blobs)
             error_file = result_file(
                 batch,
@@ -93,7 +94,15 @@ class Intake:
             await self._store.blobs.delete(blob.key)
 
     def _problems(self, batch: BatchRecord, source: BatchInput) -> Problems:
-        records = source.index.records
+        records, limits = source.index.records, self._settings.file_limits
+        refused = file_problem(
+            limits,
+            endpoint=batch.endpoint,
+            lines=source.index.count,
+            sub_requests=int(records["sub_requests"].sum(dtype=np.int64)),
+        )
+        if refused is not None:
+            return one_problem(refused, lines=source.index.count)
         return find_problems(
             endpoint=batch.endpoint,
             urls=source.index.urls,
@@ -105,6 +114,7 @@ class Intake:
             form_errors=lambda: source.index.iter_errors(source.blob_path),
             pinned=batch.models,
             served={model.id: model for model in self._registry.models()},
+            one_model=limits.one_model,
         )
 
     def _order(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> tuple[list[NewShard], int]:

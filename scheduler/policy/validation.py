@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.protocol import ModelInfo
+from scheduler.policy.limits import STRICT_SETTING
 from store.records import LineError, PinnedModel
 
 NAMES_CHARS_MAX = 200
@@ -41,15 +42,22 @@ def normal_url(url: str) -> str:
 @dataclass(frozen=True, slots=True, eq=False)
 class Problems:
     """What is wrong with a file, not yet put into words. `broken` says of each line whether it has any error; `total`
-    counts errors (a line may have two)."""
+    counts errors (a line may have two). `whole_file`: it cannot run, whatever becomes of broken
+    lines."""
 
     broken: NDArray[np.bool_]
     total: int
     _each: Callable[[], Iterator[LineError]]
+    whole_file: bool = False
 
     def errors(self) -> Iterator[LineError]:
         """Every error, in line order, its words made as it is asked for."""
         return self._each()
+
+
+def one_problem(error: LineError, *, lines: int) -> Problems:
+    """The whole file is refused for one reason."""
+    return Problems(np.ones(lines, dtype=np.bool_), 1, lambda: iter((error,)), whole_file=True)
 
 
 def find_problems(
@@ -64,31 +72,35 @@ def find_problems(
     form_errors: Callable[[], Iterable[LineError]],
     pinned: Mapping[str, PinnedModel],
     served: Mapping[str, ModelInfo],
+    one_model: bool = False,
 ) -> Problems:
     """Every error of the file. A line whose form is broken gets that one error and no other.
 
     `form_errors` gives those in line order; `error_column` is not 0 for exactly their lines. `line_column` has the
     1-based numbers in the file. `served` maps the id of a served model to what it is; a pinned model that is served no
-    longer is not an error (the batch waits for it).
+    longer is not an error (the batch waits for it). `one_model` asks for the model of the first whole line in all.
     """
     if len(error_column) == 0:
-        return Problems(np.zeros(0, dtype=np.bool_), 1, lambda: iter((EMPTY_FILE,)))
+        return one_problem(EMPTY_FILE, lines=0)
     whole = error_column == 0
     url_problems = _by_index(urls, lambda url: _url_problem(url, endpoint))
     model_problems = _by_index(models, lambda name: _model_problem(name, endpoint, pinned, served))
     bad_url = whole & np.isin(url_column, list(url_problems))
     bad_model = whole & np.isin(model_column, list(model_problems))
-    total = int(np.count_nonzero(~whole)) + int(np.count_nonzero(bad_url)) + int(np.count_nonzero(bad_model))
+    other_problems = _other_models(models, model_column[whole]) if one_model else {}
+    other_model = whole & np.isin(model_column, list(other_problems))
+    total = sum(int(np.count_nonzero(bad)) for bad in (~whole, bad_url, bad_model, other_model))
 
     def each() -> Iterator[LineError]:
         return merge(
             form_errors(),
             _at_lines(bad_url, line_column, url_column, url_problems),
             _at_lines(bad_model, line_column, model_column, model_problems),
+            _at_lines(other_model, line_column, model_column, other_problems),
             key=lambda error: error.line or 0,
         )
 
-    return Problems(~whole | bad_url | bad_model, total, each)
+    return Problems(~whole | bad_url | bad_model | other_model, total, each)
 
 
 def find_errors(*, form_errors: Iterable[LineError], shown_max: int, **columns: Any) -> Found:
@@ -116,6 +128,23 @@ def _url_problem(url: str, endpoint: str) -> LineError | None:
     return LineError(
         "invalid_url", f"The url {cut(url)} of this line differs from the batch's endpoint {endpoint!r}.", "url"
     )
+
+
+def _other_models(models: Sequence[str], used: NDArray[Any]) -> dict[int, LineError]:
+    """What is wrong with each model but the first that is used."""
+    if len(used) == 0:
+        return {}
+    first = int(used[0])
+    return {
+        index: LineError(
+            "mismatched_model",
+            f"The model {cut(name)} of this line differs from {cut(models[first])}, the first one: all lines of a file "
+            f"must have the same model ({STRICT_SETTING}).",
+            "body.model",
+        )
+        for index, name in enumerate(models)
+        if index != first
+    }
 
 
 def _model_problem(
