@@ -72,7 +72,8 @@ def answer_schemas() -> set[str]:
         for method in METHODS:
             for answer in item.get(method, {}).get("responses", {}).values():
                 for content in answer.get("content", {}).values():
-                    found.add(content.get("schema", {}).get("$ref", "").rpartition("/")[2])
+                    schema = content.get("schema", {})
+                    found |= {one.get("$ref", "").rpartition("/")[2] for one in [schema, *schema.get("anyOf", [])]}
     return found - {""} - INNER_OF_OPERATIONS
 
 
