@@ -20,6 +20,7 @@ from nightbatch.banner import print_banner
 from nightbatch.compose import House, compose
 from nightbatch.config import Config, ConfigError
 from nightbatch.narration import EngineNarrator
+from server.parsing import EnvelopeHttpProtocol
 from store import markers
 from store.allocator import keep_freed_memory
 from store.records import StoreError
@@ -97,6 +98,7 @@ async def _run(house: House, listening: socket.socket, *, drain_seconds: float) 
     listener = _Listener(
         uvicorn.Config(
             house.app,
+            http=EnvelopeHttpProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -14,6 +14,7 @@ from server import errors, exposition, health, openapi
 from server.context import Api
 from server.ids import TokenSource
 from server.middleware.envelope import RequestEnvelope
+from server.middleware.silence import BodySilence
 from server.openai import batch_control, batch_errors, batch_results, batches, files, models, online, uploads
 from server.settings import ServerSettings
 from server.tenants import Tenants
@@ -64,5 +65,6 @@ def create_app(
         app.include_router(router, include_in_schema=False)
     errors.install(app)
     openapi.install(app, settings)
+    app.add_middleware(BodySilence, seconds_max=settings.body_silence_seconds_max)
     app.add_middleware(RequestEnvelope, token=token)
     return app

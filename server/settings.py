@@ -55,6 +55,8 @@ class ServerSettings:
     form_parts_max: int = 32
     filename_chars_max: int = 1024
     json_body_bytes_max: int = 64 * MIB
+    body_silence_seconds_max: float = 60.0
+    """How long a request's body may bring no byte before the request ends with 408."""
 
     files_list_limit_default: int = 10_000
     files_list_limit_max: int = 10_000
@@ -101,6 +103,6 @@ class ServerSettings:
                 f"server setting retry_after_seconds must be above 0 and at most {RETRY_AFTER_SECONDS_MAX:.0f}, "
                 f"not {self.retry_after_seconds}: OpenAI's clients ignore longer hints and give up"
             )
-        for name in ("upload_bytes_max", "json_body_bytes_max", "form_parts_max"):
+        for name in ("upload_bytes_max", "json_body_bytes_max", "body_silence_seconds_max", "form_parts_max"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"server setting {name} must be above 0, not {getattr(self, name)}")

@@ -20,6 +20,7 @@ from engine.protocol import Engine, EngineState
 from engine.registry import Registry
 from engine.simulated import PROFILES, SimulatedEngine, default_models
 from server.app import create_app
+from server.parsing import EnvelopeHttpProtocol
 from server.settings import ServerSettings
 from server.tenants import Tenants
 from store.settings import GIB, StoreSettings
@@ -121,7 +122,14 @@ async def listening(app: FastAPI) -> AsyncIterator[str]:
         listener.listen(64)  # a connection waits for the server instead of being refused
         port = listener.getsockname()[1]
         server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                app,
+                http=EnvelopeHttpProtocol,
+                log_config=None,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=5,
+            )
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
