@@ -11,11 +11,13 @@ from http import HTTPStatus
 
 import msgspec
 
+from engine import responses
 from engine.protocol import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     EMBEDDINGS,
     RERANK,
+    RESPONSES,
     EngineResult,
     EngineUnavailable,
     Usage,
@@ -63,6 +65,9 @@ def shape_answer(endpoint: str, body: bytes) -> EngineResult:
         fields = _fields_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineUnavailable(f"the engine's answer is not a JSON object: {error}") from None
+    if endpoint == RESPONSES:
+        response, tokens = responses.shaped(fields)
+        return EngineResult(int(HTTPStatus.OK), _one_line(response), tokens)
     shaped = _without_clutter(fields)
     usage = _read_usage(fields)
     if endpoint in (CHAT_COMPLETIONS, COMPLETIONS):
@@ -157,7 +162,13 @@ _CONTEXT_MARKS = (
     "context window",
     "context size",
 )
-_PROMPT_PARAMS = {CHAT_COMPLETIONS: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", RERANK: "query"}
+_PROMPT_PARAMS = {
+    CHAT_COMPLETIONS: "messages",
+    COMPLETIONS: "prompt",
+    EMBEDDINGS: "input",
+    RERANK: "query",
+    RESPONSES: "input",
+}
 _MESSAGE_CHARS_MAX = 4_000
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+from engine import responses
+from engine.protocol import EMBEDDINGS, RESPONSES
+
 STRIPPED_FIELDS = frozenset(
     {
         "priority",  # jumps the queue
@@ -22,6 +25,7 @@ STRIPPED_FIELDS = frozenset(
         "return_token_ids",
         "return_tokens_as_token_ids",
         "return_prompt_text",
+        "enable_response_messages",  # the prompt and the answer once more, token by token
     }
 )
 """Engine-private fields that could hurt others or swell a result; `stream` is the caller's to set."""
@@ -31,8 +35,16 @@ _encoder = msgspec.json.Encoder()
 _TRUE = msgspec.Raw(b"true")
 
 
+EMBEDDING_FORMATS = (b'"float"', b'"base64"', b"null")
+"""vLLM also knows `bytes` and `bytes_only`, whose answers are no JSON and could stand in no result line."""
+
+
 class InvalidBody(ValueError):
-    """The body is not a JSON object; the message is for the client."""
+    """The body is not a JSON object, or a field of it cannot be served; the message is for the client."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 def open_body(body: bytes) -> dict[str, msgspec.Raw]:
@@ -43,22 +55,35 @@ def open_body(body: bytes) -> dict[str, msgspec.Raw]:
         raise InvalidBody(f"The request body is not a JSON object: {error}") from None
 
 
-def prepare_body(body: bytes, *, model: str, priority: int | None = None, stream: bool = False) -> bytes:
+def prepare_body(body: bytes, *, model: str, endpoint: str, priority: int | None = None, stream: bool = False) -> bytes:
     """The body that an engine gets. `priority` None leaves the field out (not every server knows it).
 
     With `stream`, `stream_options.include_usage` stays as the client chose; its other options are dropped.
+    Raises InvalidBody.
     """
     fields = open_body(body)
+    _check(fields, endpoint)
     options = fields.get("stream_options")
     kept: dict[str, object] = {name: value for name, value in fields.items() if name not in STRIPPED_FIELDS}
     kept["model"] = model
     if priority is not None:
         kept["priority"] = priority
+    if endpoint == RESPONSES:
+        kept["store"] = False
     if stream:
         kept["stream"] = _TRUE
         if options is not None and wants_stream_usage(bytes(options)):
             kept["stream_options"] = {"include_usage": True}
     return _encoder.encode(kept)
+
+
+def _check(fields: dict[str, msgspec.Raw], endpoint: str) -> None:
+    if endpoint == EMBEDDINGS and bytes(fields.get("encoding_format", b"null")) not in EMBEDDING_FORMATS:
+        raise InvalidBody("Invalid 'encoding_format': it is 'float' or 'base64'.", param="encoding_format")
+    refused = responses.refused_field(fields) if endpoint == RESPONSES else None
+    if refused is not None:
+        name, why = refused
+        raise InvalidBody(f"Invalid '{name}': {why}.", param=name)
 
 
 class _StreamOptions(msgspec.Struct):

@@ -13,11 +13,13 @@ from typing import Protocol, runtime_checkable
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 EMBEDDINGS = "/v1/embeddings"
 SCORE = "/v1/score"
 RERANK = "/v1/rerank"
 
-GENERATE_ENDPOINTS = frozenset({CHAT_COMPLETIONS, COMPLETIONS})
+GENERATE_ENDPOINTS = frozenset({CHAT_COMPLETIONS, COMPLETIONS, RESPONSES})
+STREAM_ENDPOINTS = frozenset({CHAT_COMPLETIONS, COMPLETIONS})
 POOLING_ENDPOINTS = frozenset({EMBEDDINGS, SCORE, RERANK})
 
 ONLINE_PRIORITY = 0

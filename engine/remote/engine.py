@@ -171,9 +171,11 @@ class RemoteEngine:
         self._check_listed(request.model)
         priority = request.priority if self._send_priority else None
         try:
-            return prepare_body(request.body, model=request.model, priority=priority, stream=stream)
+            return prepare_body(
+                request.body, model=request.model, endpoint=request.endpoint, priority=priority, stream=stream
+            )
         except InvalidBody as error:
-            raise InvalidRequest(error_result(HTTPStatus.BAD_REQUEST, str(error))) from None
+            raise InvalidRequest(error_result(HTTPStatus.BAD_REQUEST, str(error), param=error.param)) from None
 
     def _check_listed(self, model_id: str) -> None:
         """A model that went away is an outage of the upstream, not a mistake of the client."""

@@ -11,6 +11,7 @@ import msgspec
 from engine.protocol import CHAT_COMPLETIONS
 from engine.simulated import requests as read
 from engine.simulated.profiles import SimulatedProfile
+from engine.simulated.response_replies import response_fields
 from engine.simulated.text import float32_bytes, similarity, vector
 from engine.simulated.work import Output, Work, rerank_documents, score_pairs
 
@@ -24,6 +25,8 @@ def reply(work: Work, profile: SimulatedProfile, *, cached_tokens: int = 0, abor
         case "/v1/chat/completions":
             choices = [_chat_choice(work, number, aborted=aborted) for number in range(len(work.outputs))]
             return _encode(_head(work, "chat.completion"), choices=choices, usage=_usage(work, cached_tokens))
+        case "/v1/responses":
+            return _encoder.encode(response_fields(work, cached_tokens, aborted=aborted))
         case "/v1/completions":
             choices = [_text_choice(output, number, aborted=aborted) for number, output in enumerate(work.outputs)]
             return _encode(_head(work, "text_completion"), choices=choices, usage=_usage(work, cached_tokens))

@@ -12,14 +12,13 @@ import msgspec
 import xxhash
 
 from engine.bodies import InvalidBody, open_body, prepare_body, wants_stream_usage
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EngineRequest, ModelInfo
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, EngineRequest, ModelInfo
 from engine.simulated import requests as read
 from engine.simulated.profiles import SimulatedProfile
 from engine.simulated.requests import Prompt, Rejected, reject
+from engine.simulated.responses import as_chat
 from engine.simulated.schemas import UnsupportedSchema, instance
 from engine.simulated.text import pieces_of, words
-
-_ENDPOINT_NAMES = {"chat": CHAT_COMPLETIONS, "completions": COMPLETIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +63,19 @@ def plan_work(request: EngineRequest, model: ModelInfo | None, profile: Simulate
     if request.endpoint not in model.endpoints:
         raise reject(f"The model `{model.id}` does not support {request.endpoint}.", param="model")
     try:
-        body = prepare_body(request.body, model=model.id)
+        body = prepare_body(request.body, model=model.id, endpoint=request.endpoint)
         options = open_body(request.body).get("stream_options")
     except InvalidBody as error:
-        raise reject(str(error)) from None
+        raise reject(str(error), param=error.param) from None
     # The order of keys and the spaces between them do not change what is asked.
     fields = msgspec.json.decode(body)
     seed = _seed(fields, model, request.endpoint)
     stream_usage = options is not None and wants_stream_usage(bytes(options))
     match request.endpoint:
         case "/v1/chat/completions":
-            return _plan_chat(model, seed, body, profile, stream_usage)
+            return _plan_chat(CHAT_COMPLETIONS, read.read_chat(body), model, seed, body, profile, stream_usage)
+        case "/v1/responses":
+            return _plan_chat(RESPONSES, as_chat(body), model, seed, body, profile, stream_usage)
         case "/v1/completions":
             rest_seed = _seed({**fields, "prompt": None}, model, request.endpoint)
             return _plan_completion(model, seed, rest_seed, body, profile, stream_usage)
@@ -87,18 +88,25 @@ def _seed(fields: Mapping[str, Any], model: ModelInfo, endpoint: str) -> int:
     return xxhash.xxh3_64_intdigest(canonical, seed=xxhash.xxh3_64_intdigest(f"{model.id} {endpoint}".encode()))
 
 
-def _plan_chat(model: ModelInfo, seed: int, body: bytes, profile: SimulatedProfile, stream_usage: bool) -> Work:
-    chat = read.read_chat(body)
+def _plan_chat(
+    endpoint: str,
+    chat: read.ChatBody,
+    model: ModelInfo,
+    seed: int,
+    body: bytes,
+    profile: SimulatedProfile,
+    stream_usage: bool,
+) -> Work:
     prompt = read.chat_prompt(chat.messages)
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
-    limit = _output_limit(model, prompt, limit, "messages")
+    limit = _output_limit(model, prompt, limit, "input" if endpoint == RESPONSES else "messages")
     try:
         outputs = tuple(_chat_output(chat, _chance(seed + choice), limit, profile) for choice in range(chat.choices))
     except UnsupportedSchema as error:
         rejection = reject(f"Invalid 'response_format': {error}", param="response_format", code="invalid_json_schema")
         outputs = (Output(("",), "stop"),)
-        return Work(CHAT_COMPLETIONS, model, seed, body, (prompt,), outputs, rejection)
-    return Work(CHAT_COMPLETIONS, model, seed, body, (prompt,), outputs, stream_usage=stream_usage)
+        return Work(endpoint, model, seed, body, (prompt,), outputs, rejection)
+    return Work(endpoint, model, seed, body, (prompt,), outputs, stream_usage=stream_usage)
 
 
 def _chance(seed: int) -> random.Random:

@@ -40,18 +40,18 @@ class Serves(Protocol):
 
 async def answer(serving: Serves, ask: Ask) -> Answer | Unavailable:
     try:
-        body = prepare_body(ask.body, model=ask.model, priority=ask.priority)
+        body = prepare_body(ask.body, model=ask.model, endpoint=ask.endpoint, priority=ask.priority)
     except InvalidBody as error:
-        return _refusal(ask, HTTPStatus.BAD_REQUEST, str(error))
+        return _refusal(ask, error)
     return _outcome(ask, *await serving.answer(ask.endpoint, body))
 
 
 async def stream(serving: Serves, ask: Ask) -> AsyncIterator[FromHost]:
     """Events and then an empty answer, or the refusal alone."""
     try:
-        body = prepare_body(ask.body, model=ask.model, priority=ask.priority, stream=True)
+        body = prepare_body(ask.body, model=ask.model, endpoint=ask.endpoint, priority=ask.priority, stream=True)
     except InvalidBody as error:
-        yield _refusal(ask, HTTPStatus.BAD_REQUEST, str(error))
+        yield _refusal(ask, error)
         return
     events = await serving.stream(ask.endpoint, body)
     if isinstance(events, tuple):
@@ -85,6 +85,6 @@ def _outcome(ask: Ask, status_code: int, body: bytes) -> Answer | Unavailable:
     )
 
 
-def _refusal(ask: Ask, status_code: int, message: str) -> Answer:
-    result = error_result(status_code, message)
+def _refusal(ask: Ask, error: InvalidBody) -> Answer:
+    result = error_result(HTTPStatus.BAD_REQUEST, str(error), param=error.param)
     return Answer(ask.no, result.status_code, result.body)

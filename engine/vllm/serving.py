@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
 from engine.vllm.answering import EngineDied
 from engine.vllm.arguments import settle
 from engine.vllm.exposition import engine_metrics
@@ -46,6 +46,7 @@ try:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
     from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
     from vllm.entrypoints.serve import create_error_response
@@ -121,6 +122,7 @@ class Serving:
         self._requests: dict[str, TypeAdapter[Any]] = {
             CHAT_COMPLETIONS: TypeAdapter(ChatCompletionRequest),
             COMPLETIONS: TypeAdapter(CompletionRequest),
+            RESPONSES: TypeAdapter(ResponsesRequest),
             EMBEDDINGS: TypeAdapter(EmbeddingRequest),
             SCORE: TypeAdapter(ScoreRequest),
             RERANK: TypeAdapter(RerankRequest),
@@ -129,6 +131,7 @@ class Serving:
         self._handlers = {
             CHAT_COMPLETIONS: getattr(getattr(state, "openai_serving_chat", None), "create_chat_completion", None),
             COMPLETIONS: getattr(getattr(state, "openai_serving_completion", None), "create_completion", None),
+            RESPONSES: getattr(getattr(state, "openai_serving_responses", None), "create_responses", None),
             EMBEDDINGS: getattr(state, "serving_embedding", None),
             SCORE: scores,
             RERANK: scores,
@@ -147,7 +150,8 @@ class Serving:
         if isinstance(outcome, ErrorResponse):
             return int(outcome.error.code), outcome.model_dump_json().encode()
         if hasattr(outcome, "model_dump_json"):
-            return HTTPStatus.OK, outcome.model_dump_json(exclude_none=True).encode()
+            # By alias: a response's schema is called `schema` there, which pydantic's own models cannot name so.
+            return HTTPStatus.OK, outcome.model_dump_json(exclude_none=True, by_alias=True).encode()
         return int(outcome.status_code), bytes(outcome.body)  # pooling answers with a Starlette response
 
     async def stream(self, endpoint: str, body: bytes) -> tuple[int, bytes] | AsyncIterator[str]:

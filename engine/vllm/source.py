@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import embedded
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE, ModelKind
+from engine.protocol import EMBEDDINGS, GENERATE_ENDPOINTS, RERANK, SCORE, ModelKind
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 EDGE_BYTES = 1024 * 1024
@@ -137,7 +137,7 @@ def kind_of(config: dict[str, Any] | None) -> ModelKind:
 def endpoints_of(kind: ModelKind, config: dict[str, Any] | None) -> frozenset[str]:
     """A guess that holds until the engine itself has said what it serves."""
     if kind is ModelKind.GENERATE:
-        return frozenset({CHAT_COMPLETIONS, COMPLETIONS})
+        return GENERATE_ENDPOINTS
     architectures = (config or {}).get("architectures") or []
     scores_only = any(name.endswith(_SCORERS) for name in architectures)
     return frozenset({SCORE, RERANK}) if scores_only else frozenset({EMBEDDINGS, SCORE, RERANK})

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
 from server.errors import ApiError, invalid, missing, shown
 from server.openai.expiry import check_expires_after
 from server.settings import ServerSettings, Tier
 from store.records import OnInvalidLine
 
-ENDPOINTS = (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, SCORE, RERANK)
+ENDPOINTS = (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, EMBEDDINGS, SCORE, RERANK)
 METADATA = "metadata"
 OUTPUT_EXPIRY = "output_expires_after"
 ON_INVALID_LINE = "on_invalid_line"

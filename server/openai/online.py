@@ -11,9 +11,10 @@ from engine.protocol import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     EMBEDDINGS,
-    GENERATE_ENDPOINTS,
     RERANK,
+    RESPONSES,
     SCORE,
+    STREAM_ENDPOINTS,
     Engine,
     EngineResult,
 )
@@ -31,6 +32,7 @@ router = APIRouter(tags=["Online"])
 SUMMARIES = {
     CHAT_COMPLETIONS: "Answer a conversation",
     COMPLETIONS: "Continue a text",
+    RESPONSES: "Answer a conversation, as a Response",
     EMBEDDINGS: "Embed texts",
     SCORE: "Score pairs of texts",
     RERANK: "Order documents by relevance",
@@ -57,7 +59,7 @@ def _handler(endpoint: str) -> Callable[..., Awaitable[Response]]:
 
 def _docs(endpoint: str) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
-    if endpoint in GENERATE_ENDPOINTS:
+    if endpoint in STREAM_ENDPOINTS:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     return {
         "operation_id": endpoint.removeprefix("/v1/").replace("/", "_"),

@@ -9,7 +9,16 @@ from typing import Any
 import msgspec
 from fastapi import Request
 
-from engine.protocol import COMPLETIONS, EMBEDDINGS, GENERATE_ENDPOINTS, ONLINE_PRIORITY, EngineRequest, ModelInfo
+from engine.protocol import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    EMBEDDINGS,
+    GENERATE_ENDPOINTS,
+    ONLINE_PRIORITY,
+    STREAM_ENDPOINTS,
+    EngineRequest,
+    ModelInfo,
+)
 from server.bodies import decode_json, read_json_bytes
 from server.context import Api
 from server.errors import ApiError, invalid, missing
@@ -54,6 +63,8 @@ async def read_call(request: Request, api: Api, endpoint: str) -> OnlineCall:
             code="endpoint_not_supported",
         )
     stream = _field(fields, "stream", bool) if endpoint in GENERATE_ENDPOINTS else False
+    if stream and endpoint not in STREAM_ENDPOINTS:
+        raise invalid("stream", f"{endpoint} does not stream here yet; leave it out, or use {CHAT_COMPLETIONS}.")
     return OnlineCall(
         request_id=request.state.request_id,
         model=model,

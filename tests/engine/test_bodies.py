@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.answers import shape_answer, shape_error
 from engine.bodies import STRIPPED_FIELDS, InvalidBody, prepare_body
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, EngineUnavailable, Usage
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, EngineUnavailable, Usage
 
 VLLM_CHAT = {
     "id": "chatcmpl-1",
@@ -53,30 +53,30 @@ VLLM_CHAT = {
 
 def test_the_model_is_replaced_and_the_rest_stays_byte_for_byte() -> None:
     body = b'{"model":"alias","temperature":1.50,"messages":[{"role" : "user","content":"\\u00e9"}]}'
-    prepared = prepare_body(body, model="real")
+    prepared = prepare_body(body, model="real", endpoint=CHAT_COMPLETIONS)
     assert prepared == b'{"model":"real","temperature":1.50,"messages":[{"role" : "user","content":"\\u00e9"}]}'
 
 
 def test_priority_is_ours_to_set() -> None:
-    prepared = json.loads(prepare_body(b'{"priority":-5}', model="m", priority=10))
+    prepared = json.loads(prepare_body(b'{"priority":-5}', model="m", endpoint=CHAT_COMPLETIONS, priority=10))
     assert prepared == {"model": "m", "priority": 10}
 
 
 def test_private_fields_do_not_reach_an_engine() -> None:
     body = json.dumps(dict.fromkeys(STRIPPED_FIELDS, 1) | {"messages": []}).encode()
-    assert json.loads(prepare_body(body, model="m")) == {"messages": [], "model": "m"}
+    assert json.loads(prepare_body(body, model="m", endpoint=CHAT_COMPLETIONS)) == {"messages": [], "model": "m"}
 
 
 def test_a_stream_keeps_the_clients_choice_of_usage_only() -> None:
     body = b'{"stream_options":{"include_usage":true,"continuous_usage_stats":true}}'
-    prepared = json.loads(prepare_body(body, model="m", stream=True))
+    prepared = json.loads(prepare_body(body, model="m", endpoint=CHAT_COMPLETIONS, stream=True))
     assert prepared == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"a":', b"null", b'"text"', b"[" * 100_000])
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidBody, match="not a JSON object"):
-        prepare_body(body, model="m")
+        prepare_body(body, model="m", endpoint=CHAT_COMPLETIONS)
 
 
 def test_vllms_nulls_go_and_openais_stay() -> None:
@@ -185,3 +185,76 @@ def test_no_error_body_is_too_strange(status_code: int, body: bytes) -> None:
     error = json.loads(result.body)["error"]
     assert error["message"]
     assert error["type"] == ("server_error" if status_code >= 500 else "invalid_request_error")
+
+
+VLLM_RESPONSE = {
+    "id": "resp_1",
+    "created_at": 1,
+    "incomplete_details": None,
+    "instructions": None,
+    "model": "m",
+    "object": "response",
+    "output": [{"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}],
+    "parallel_tool_calls": True,
+    "status": "completed",
+    "kv_transfer_params": None,
+    "input_messages": [{"role": "user"}],
+    "usage": {
+        "input_tokens": 12,
+        "input_tokens_details": {"cached_tokens": 8, "input_tokens_per_turn": []},
+        "output_tokens": 3,
+        "output_tokens_details": {"reasoning_tokens": 1, "tool_output_tokens": 0},
+        "total_tokens": 15,
+    },
+}
+
+
+def test_a_response_has_openais_shape_and_its_usage() -> None:
+    result = shape_answer(RESPONSES, json.dumps(VLLM_RESPONSE).encode())
+    shaped = json.loads(result.body)
+    assert result.usage == Usage(12, 8, 3)
+    assert shaped["usage"] == {
+        "input_tokens": 12,
+        "input_tokens_details": {"cached_tokens": 8},
+        "output_tokens": 3,
+        "output_tokens_details": {"reasoning_tokens": 1},
+        "total_tokens": 15,
+    }
+    assert {name for name, value in shaped.items() if value is None} == {
+        "error", "incomplete_details", "instructions", "metadata",
+    }  # fmt: skip
+    assert "input_messages" not in shaped
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed", "in_progress", "queued", None])
+def test_a_response_that_was_broken_off_is_no_answer(status: str | None) -> None:
+    with pytest.raises(EngineUnavailable, match="aborted"):
+        shape_answer(RESPONSES, json.dumps({**VLLM_RESPONSE, "status": status}).encode())
+
+
+def test_a_response_that_reached_its_limit_is_an_answer() -> None:
+    body = {**VLLM_RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    assert json.loads(shape_answer(RESPONSES, json.dumps(body).encode()).body)["status"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("background", True), ("previous_response_id", "resp_0"), ("conversation", {"id": "c"})]
+)
+def test_what_needs_a_memory_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(InvalidBody, match=f"Invalid '{field}'") as refused:
+        prepare_body(json.dumps({"input": "x", field: value}).encode(), model="m", endpoint=RESPONSES)
+    assert refused.value.param == field
+
+
+def test_a_response_is_never_stored() -> None:
+    body = b'{"input":"x","store":true,"background":false,"previous_response_id":null}'
+    assert json.loads(prepare_body(body, model="m", endpoint=RESPONSES))["store"] is False
+
+
+@pytest.mark.parametrize("format_", ["bytes", "bytes_only", 7])
+def test_an_embedding_that_is_no_json_is_refused(format_: object) -> None:
+    """It could stand in no result line, and would be asked for again and again."""
+    body = json.dumps({"input": "x", "encoding_format": format_}).encode()
+    with pytest.raises(InvalidBody, match="'float' or 'base64'") as refused:
+        prepare_body(body, model="m", endpoint=EMBEDDINGS)
+    assert refused.value.param == "encoding_format"

@@ -67,7 +67,7 @@ def test_our_own_server_says_everything() -> None:
 
 def test_a_vllm_server_is_read_from_its_routes() -> None:
     listed = read_models(json.dumps({"data": [CARD]}).encode())
-    (chat_model,) = learn_models(listed, paths={"/v1/chat/completions", "/v1/completions", "/health"})
+    (chat_model,) = learn_models(listed, paths={*GENERATE_ENDPOINTS, "/health"})
     assert (chat_model.kind, chat_model.endpoints) == (ModelKind.GENERATE, GENERATE_ENDPOINTS)
     assert chat_model.revision == "unverified:org/m"
     assert chat_model.context_tokens_max == 8_192

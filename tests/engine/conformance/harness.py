@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from engine.protocol import CHAT_COMPLETIONS, Engine, EngineRequest, EngineState
+from engine.protocol import CHAT_COMPLETIONS, GENERATE_ENDPOINTS, Engine, EngineRequest, EngineState
 
 _numbers = count()
 
@@ -76,7 +76,7 @@ class EngineUnderTest(ABC):
 
     def request(self, endpoint: str, body: dict[str, Any] | bytes, model: str | None = None) -> EngineRequest:
         if model is None:
-            model = self.chat_model if endpoint.endswith("completions") else self.embedding_model
+            model = self.chat_model if endpoint in GENERATE_ENDPOINTS else self.embedding_model
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
         fan_out = body.get("n", 1) if isinstance(body, dict) else 1
         return EngineRequest(f"conformance-{next(_numbers)}", model, endpoint, encoded, sub_requests=fan_out)

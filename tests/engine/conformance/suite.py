@@ -17,6 +17,7 @@ from engine.protocol import (
     COMPLETIONS,
     EMBEDDINGS,
     RERANK,
+    RESPONSES,
     SCORE,
     EngineOverloaded,
     EngineResult,
@@ -104,6 +105,57 @@ async def completions_take_one_prompt_or_many(under_test: EngineUnderTest) -> No
     assert answer["object"] == "text_completion"
     assert [choice["index"] for choice in answer["choices"]] == [0, 1]
     assert all(isinstance(choice["text"], str) for choice in answer["choices"])
+
+
+@conformance
+async def responses_answer_a_conversation(under_test: EngineUnderTest) -> None:
+    body = {"input": "Name a river.", "instructions": "Be brief.", "max_output_tokens": 8, "temperature": 0}
+    result = await under_test.engine.generate(under_test.request(RESPONSES, body))
+    answer = body_of(result)
+    assert (answer["object"], answer["error"]) == ("response", None)
+    assert answer["status"] in {"completed", "incomplete"}
+    (message,) = answer["output"]
+    assert (message["type"], message["role"]) == ("message", "assistant")
+    assert isinstance(message["content"][0]["text"], str)
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (
+        result.usage.prompt_tokens,
+        result.usage.completion_tokens,
+    )
+    assert 0 < usage["output_tokens"] <= 8
+
+
+@conformance
+async def a_response_at_its_limit_is_incomplete(under_test: EngineUnderTest) -> None:
+    body = {"input": "Count to a thousand, in words, without a stop.", "max_output_tokens": 2, "temperature": 0}
+    answer = body_of(await under_test.engine.generate(under_test.request(RESPONSES, body)))
+    assert answer["status"] == "incomplete"
+    assert answer["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+@conformance
+async def a_response_keeps_to_a_json_schema(under_test: EngineUnderTest) -> None:
+    schema = {"type": "object", "properties": {"label": {"enum": ["yes", "no"]}}, "required": ["label"]}
+    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    body = {"input": "Is water wet?", "text": {"format": form}, "max_output_tokens": 40, "temperature": 0}
+    answer = body_of(await under_test.engine.generate(under_test.request(RESPONSES, body)))
+    text = answer["output"][0]["content"][0]["text"]
+    assert json.loads(text)["label"] in {"yes", "no"}
+
+
+@conformance
+async def a_response_that_needs_a_memory_is_rejected(under_test: EngineUnderTest) -> None:
+    for field, value in (("background", True), ("previous_response_id", "resp_1")):
+        refused = await under_test.engine.generate(under_test.request(RESPONSES, {"input": "x", field: value}))
+        assert error_of(refused)["param"] == field
+
+
+@conformance
+async def an_embedding_format_that_is_no_json_is_rejected(under_test: EngineUnderTest) -> None:
+    body = {"input": "x", "encoding_format": "bytes"}
+    refused = await under_test.embedding_engine.generate(under_test.request(EMBEDDINGS, body))
+    assert error_of(refused)["param"] == "encoding_format"
 
 
 @conformance
