@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,12 @@ def submit(
         ),
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE kept with the batch; repeatable.")] = None,
+    dry_run: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, metavar="N", help="Run only N lines from all over the file, print their answers, project."
+        ),
+    ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
 ) -> None:
@@ -50,12 +57,28 @@ def submit(
     client = connect(url, api_key)
     screen = console()
     extra = {} if on_invalid_line is None else {"on_invalid_line": on_invalid_line}
+    if dry_run is not None:
+        from nightbatch.commands.dry_run import dry_run as rehearse
+        from nightbatch.following import pause_reason
+
+        def run(source: Path, more: Mapping[str, str]) -> tuple[Batch, float | None]:
+            waited = False
+
+            def look(seen: Batch) -> None:
+                nonlocal waited
+                waited = waited or pause_reason(seen) is not None
+
+            sent = _send(client, source, endpoint, window, pairs | dict(more), extra, screen)
+            ended, run_seconds = wait_for(client, sent, screen, look)
+            return ended, None if waited else run_seconds
+
+        raise typer.Exit(rehearse(client, file, dry_run, run))
     batch = _send(client, file, endpoint, window, pairs, extra, screen)
     if not wait:
         _announce(batch)
         printer().print(f"see it with: nightbatch status {batch.id}", markup=False)
         return
-    batch, run_seconds = _wait(client, batch, screen)
+    batch, run_seconds = wait_for(client, batch, screen)
     raise typer.Exit(finish(client, batch, output, run_seconds))
 
 
@@ -108,10 +131,12 @@ def _send(
     return client.create(uploaded.file.id, endpoint=endpoint, window=window, metadata=metadata, extra=extra)
 
 
-def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float]:
+def wait_for(
+    client: Client, batch: Batch, screen: Console, look: Callable[[Batch], None] | None = None
+) -> tuple[Batch, float]:
     """The ended batch and how long it ran, measured here: finer than the whole seconds of its stamps.
 
-    A batch that was never seen running was over between two looks.
+    A batch that was never seen running was over between two looks. `look` is shown the batch as often as it is seen.
     """
     from nightbatch.client import ClientError
     from nightbatch.following import done, follow, total
@@ -125,6 +150,8 @@ def _wait(client: Client, batch: Batch, screen: Console) -> tuple[Batch, float]:
             if seen.status == "in_progress" and running_at is None:
                 running_at = time.monotonic()
             report(done(seen), total(seen), text)
+            if look is not None:
+                look(seen)
 
     try:
         _announce(batch)

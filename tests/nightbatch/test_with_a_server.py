@@ -180,3 +180,37 @@ def test_a_file_with_broken_lines_says_so_at_upload_and_runs_the_rest_when_asked
     wrong = run(server, "submit", str(source), "--on-invalid-line", "maybe")
     assert wrong.returncode == exits.USAGE
     assert "'maybe' is not one of 'fail', 'report'" in wrong.stderr
+
+
+def test_a_dry_run_prints_answers_and_a_projection_and_submits_nothing_else(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    source = written(tmp_path, [chat_line(f"c{number}", "word " * (number % 7)) for number in range(300)])
+    before = len(json.loads(run(server, "status", "--json", "--limit", "1000").stdout))
+    done = run(server, "submit", str(source), "--dry-run", "5", "--metadata", "team=a")
+    assert done.returncode == exits.OK, done.stderr
+    assert "line 31 (c30): " in done.stdout
+    assert done.stdout.count(" tokens in, ") == 6  # each line, and the summary
+    assert "5 of 5 lines succeeded" in done.stdout
+    assert "projection for the whole file, 300 lines (95 % intervals from 5 of them)" in done.stdout
+    assert "0 of 5 failed here" in done.stdout
+    listed = json.loads(run(server, "status", "--json", "--limit", "1000").stdout)
+    assert len(listed) == before + 1
+    assert listed[0]["metadata"] == {"team": "a", "nightbatch_dry_run": "5 of 300 lines"}
+    again = run(server, "submit", str(source), "--dry-run", "5")
+    assert [line for line in again.stdout.splitlines() if line.startswith("line ")] == [
+        line for line in done.stdout.splitlines() if line.startswith("line ")
+    ]
+
+
+def test_a_dry_run_names_failing_lines_by_their_number_in_the_file(server: ServerProcess, tmp_path: Path) -> None:
+    lines = [chat_line(f"c{number}", "hello") for number in range(9)]
+    lines[4] = chat_line("bad", "far too long " * 5_000)
+    done = run(server, "submit", str(written(tmp_path, lines)), "--dry-run", "3")
+    assert done.returncode == exits.SOME_FAILED, done.stderr
+    assert "line 5 (bad): failed, 400" in done.stdout
+    lines[4] = b"{broken"
+    done = run(server, "submit", str(written(tmp_path, lines)), "--dry-run", "3")
+    assert done.returncode == exits.BATCH_FAILED
+    assert "line 5: invalid_json_line" in done.stdout
+    assert "projection" not in done.stdout
