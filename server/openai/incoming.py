@@ -46,7 +46,9 @@ class Incoming:
         self._inflater: Inflater | None = None
         self._undecided = False
         self._bytes = 0
+        self._sent_as = filename
         self.filename = filename
+        """What the file is called now: without the suffix of a compression that is undone."""
 
     async def write(self, data: bytes) -> None:
         if self._upload is None:
@@ -134,7 +136,7 @@ class Incoming:
         return stored
 
     def _empty(self) -> Exception:
-        return invalid(FILE, f"the file {shown(self.filename)} is empty.", code="empty_file")
+        return invalid(FILE, f"the file {shown(self._sent_as)} is empty.", code="empty_file")
 
     def _corrupt(self, error: CorruptStream) -> Exception:
-        return invalid(FILE, f"the file {shown(self.filename)} cannot be decompressed: {error}.", code="corrupt_file")
+        return invalid(FILE, f"the file {shown(self._sent_as)} cannot be decompressed: {error}.", code="corrupt_file")
