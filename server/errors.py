@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -19,6 +20,8 @@ NO_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
 """OpenAI's clients repeat 409 and 5xx unless told not to."""
 
 SHOWN_CHARS_MAX = 100
+
+log = logging.getLogger("nightbatch.errors")
 
 
 class ApiError(Exception):
@@ -84,6 +87,7 @@ def of_store(error: StoreError) -> ApiError | None:
     """The store's refusals are a client's to know; None for what is the operator's (damage, a lost lease)."""
     match error:
         case DiskFull():
+            log.error("refused for want of disk space: %s", error.for_log)
             return ApiError(507, str(error), type=SERVER_ERROR, code="disk_full", headers=NO_RETRY)
         case TooLarge():
             return ApiError(413, f"{error} ([store] upload_mib_max).", param="file", code="file_too_large")

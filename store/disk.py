@@ -60,9 +60,10 @@ class Disk:
         free = self.free_bytes()
         if free - bytes < self._reserve_bytes + self._measured_bytes:
             raise DiskFull(
-                f"no room for {_mib(bytes)} in {self._folder}: {_mib(free)} free, of which "
+                f"no room for {_mib(bytes)} on the server's disk: {_mib(free)} free, of which "
                 f"{_mib(self._reserve_bytes)} are the reserve and {_mib(self._measured_bytes)} are for the results "
-                "of running batches. Delete files that are no longer needed, or enlarge the disk"
+                "of running batches. Delete files that are no longer needed, or enlarge the disk",
+                self._folder,
             )
 
     def below_reserve(self, unfinalised_bytes: int) -> bool:

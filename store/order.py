@@ -50,7 +50,7 @@ def write_order(path: Path, permutation: npt.NDArray[Any] | Sequence[int], *, li
         replace_file(path, data)
     except OSError as error:
         if disk_full(error):
-            raise DiskFull(f"no room for the execution order {path}: {error.strerror}") from error
+            raise DiskFull(f"no room for the execution order: {error.strerror}", path) from error
         raise
 
 

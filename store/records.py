@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -322,7 +323,15 @@ class StoreError(Exception):
 
 
 class DiskFull(StoreError):
-    pass
+    """Its text goes to clients, who have no business with `path`: that is for the log."""
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+    @property
+    def for_log(self) -> str:
+        return str(self) if self.path is None else f"{self} ({self.path})"
 
 
 class TooLarge(StoreError):

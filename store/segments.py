@@ -78,7 +78,7 @@ class SegmentWriter:
                 os.close(fd)
                 path.unlink()
             if disk_full(error):
-                raise DiskFull(f"no room for a new segment: {error.strerror} ({path})") from error
+                raise DiskFull(f"no room for a new segment: {error.strerror}", path) from error
             raise
         return cls(path, fd)
 
@@ -101,7 +101,7 @@ class SegmentWriter:
             write_all(self._fd, part, self._valid_bytes)
         except OSError as error:
             if disk_full(error):
-                raise DiskFull(f"no room for {len(part):,} bytes of results: {error.strerror} ({self.path})") from error
+                raise DiskFull(f"no room for {len(part):,} bytes of results: {error.strerror}", self.path) from error
             raise
         reach("append.written")
         try:
@@ -109,7 +109,7 @@ class SegmentWriter:
         except OSError as error:
             self._unsure = True
             if disk_full(error):
-                raise DiskFull(f"results were not made durable: {error.strerror} ({self.path})") from error
+                raise DiskFull(f"results were not made durable: {error.strerror}", self.path) from error
             raise
         self._parts += 1
         self._valid_bytes += len(part)

@@ -141,7 +141,7 @@ def explain(error: exc.SQLAlchemyError, path: Path) -> StoreError | None:
         return None
     match code & 0xFF:  # the low byte is the kind, the rest details it
         case sqlite3.SQLITE_FULL:
-            return DiskFull(f"the disk under {path} is full: free some space, nothing was lost")
+            return DiskFull("the disk of the database is full: free some space, nothing was lost", path)
         case sqlite3.SQLITE_BUSY:
             return StoreError(f"{path} is locked by another process: end it, or try again")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:

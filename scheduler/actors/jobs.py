@@ -92,7 +92,7 @@ class Jobs:
             await work()
             self._trouble.pop((kind, batch.id), None)
         except DiskFull as error:
-            log.error("%s waits for disk space: %s", kind, error, extra=_extra(batch))
+            log.error("%s waits for disk space: %s", kind, error.for_log, extra=_extra(batch))
             self.refused(kind, batch)
             await self._guarded(kind, batch, self._on_disk_full(batch, error))
         except Damaged as error:

@@ -110,7 +110,7 @@ class Recorder:
                     raise
                 refusals += 1
                 if not shard.blocked:
-                    log.error("results wait in memory: %s", error, extra=shard.log_extra())
+                    log.error("results wait in memory: %s", error.for_log, extra=shard.log_extra())
                 shard.blocked = True
                 self._on_blocked(shard, str(error))
             else:

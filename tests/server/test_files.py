@@ -273,6 +273,7 @@ async def test_a_full_disk_refuses_with_507_and_keeps_nothing(house: House) -> N
     house.free_bytes[0] = 0
     status, error = await refused(house, files=form(line("a")))
     assert (status, error["code"], error["type"]) == (507, "disk_full", "server_error")
+    assert str(house.folder) not in error["message"]
     house.free_bytes[0] = 1 << 50
     await upload(house, line("a"))
 
