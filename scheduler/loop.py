@@ -253,6 +253,7 @@ class Scheduler:
         self._dispatcher.show()
         await self._keeper.report()
         await self._pacing.report(list(self._batches.values()))
+        await self._notifier.report()
 
     async def _measure_disk(self) -> None:
         if await self._watch.measure_disk():

@@ -30,6 +30,7 @@ ENGINE_DEATHS = Counter("nightbatch_engine_deaths", "Engine deaths with batch re
 LINES_BLAMED = Counter("nightbatch_lines_blamed", "Lines that killed an engine while alone in flight.")
 DISK_PAUSES = Counter("nightbatch_disk_pauses", "Times that leasing stopped because the disk was below its reserve.")
 DELIVERIES = Counter("nightbatch_deliveries", "Tries to deliver an event.", ["target", "outcome"])
+DELIVERIES_PENDING = Gauge("nightbatch_deliveries_pending", "Events that a target has not taken yet.", ["target"])
 JOB_FAILURES = Counter("nightbatch_job_failures", "Unexpected ends of an actor's work on one batch.", ["job"])
 FINALIZE_SECONDS = Histogram(
     "nightbatch_finalize_seconds", "Time to compose a batch's files.", buckets=(0.01, 0.05, 0.25, 1, 5, 25, 120, 600)

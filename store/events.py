@@ -21,6 +21,7 @@ from store.sqlite import Database
 class EventRecord:
     """`type` is `batch.<final status>`."""
 
+    seq: int
     id: str
     tenant: str
     type: str
@@ -51,10 +52,13 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def unplanned(self, limit: int) -> list[EventRecord]:
-        """The oldest events that have no deliveries yet."""
+    async def unplanned(self, limit: int, *, after: int = 0) -> list[EventRecord]:
+        """The oldest events that have no deliveries yet, of those whose `seq` is above `after`.
+
+        Events are numbered in the order in which they are written: below one that was planned none comes any more.
+        """
         planned = sa.exists().where(deliveries.c.event_id == events.c.id)
-        query = sa.select(events).where(~planned).order_by(events.c.seq).limit(limit)
+        query = sa.select(events).where(events.c.seq > after, ~planned).order_by(events.c.seq).limit(limit)
 
         def unplanned(connection: Connection) -> list[EventRecord]:
             return [_event(row) for row in connection.execute(query).mappings()]
@@ -115,21 +119,37 @@ class Events:
         )
         return await self._database.write(lambda connection: connection.execute(gone).rowcount)
 
+    async def pending(self) -> dict[str, int]:
+        """How many deliveries to each target are still to be made."""
+        waiting = deliveries.c.next_attempt_at.is_not(None)
+        query = (
+            sa.select(deliveries.c.target, sa.func.count().label("number")).where(waiting).group_by(deliveries.c.target)
+        )
+
+        def pending(connection: Connection) -> dict[str, int]:
+            return {row["target"]: row["number"] for row in connection.execute(query).mappings()}
+
+        return await self._database.read(pending)
+
     async def states(self) -> dict[str, TargetState]:
+        """By target. `last_error` is that of the newest event that has not been delivered."""
+        missing = deliveries.c.delivered_at.is_(None) & deliveries.c.last_error.is_not(None)
         columns = (
             deliveries.c.target,
             sa.func.count().filter(deliveries.c.next_attempt_at.is_not(None)).label("pending"),
             sa.func.count(deliveries.c.delivered_at).label("delivered"),
             sa.func.count(deliveries.c.given_up_at).label("given_up"),
-            sa.func.max(deliveries.c.last_error).label("last_error"),
+            sa.func.max(sa.case((missing, events.c.seq))).label("failing"),
         )
-        query = sa.select(*columns).group_by(deliveries.c.target)
+        together = deliveries.join(events, events.c.id == deliveries.c.event_id)
+        query = sa.select(*columns).select_from(together).group_by(deliveries.c.target)
 
         def states(connection: Connection) -> dict[str, TargetState]:
-            rows = connection.execute(query).mappings()
             return {
-                row["target"]: TargetState(row["pending"], row["delivered"], row["given_up"], row["last_error"])
-                for row in rows
+                row["target"]: TargetState(
+                    row["pending"], row["delivered"], row["given_up"], _error(connection, row["target"], row["failing"])
+                )
+                for row in connection.execute(query).mappings().all()
             }
 
         return await self._database.read(states)
@@ -174,5 +194,11 @@ def insert_event(connection: Connection, *, batch_id: str, tenant: str, status: 
     )
 
 
+def _error(connection: Connection, target: str, seq: int | None) -> str | None:
+    event_id = sa.select(events.c.id).where(events.c.seq == seq).scalar_subquery()
+    query = sa.select(deliveries.c.last_error).where(deliveries.c.event_id == event_id, deliveries.c.target == target)
+    return None if seq is None else connection.scalar(query)
+
+
 def _event(row: Any) -> EventRecord:
-    return EventRecord(row["id"], row["tenant"], row["type"], row["batch_id"], row["created_at"])
+    return EventRecord(row["seq"], row["id"], row["tenant"], row["type"], row["batch_id"], row["created_at"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from scheduler.policy.delivering import secret_problem
+from scheduler.policy.delivering import COMMAND, secret_problem
 
 EventType = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
 ALL: tuple[EventType, ...] = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
@@ -45,6 +46,21 @@ class WebhookConfig(BaseModel):
         if not self.secrets and self.secret_env is None:
             raise ValueError('a secret is missing: set secrets = ["..."] or secret_env, so that receivers can verify')
         return self
+
+
+def check_webhooks(webhooks: Sequence[WebhookConfig], tenants: Sequence[str]) -> None:
+    """ValueError when names are not clear, or one waits for events that never come."""
+    names = [webhook.name for webhook in webhooks]
+    if len(set(names)) != len(names):
+        raise ValueError("webhooks: two have the same name")
+    if COMMAND in names:
+        raise ValueError(f"webhooks: {COMMAND} is the name of the local command: choose another one")
+    for webhook in webhooks:
+        if webhook.tenant is not None and webhook.tenant not in tenants:
+            known = ", ".join(sorted(tenants)) or "none"
+            raise ValueError(
+                f"webhooks: {webhook.name} is for the tenant {webhook.tenant}, which is none of [[tenants]]: {known}"
+            )
 
 
 class EventsSection(BaseModel):

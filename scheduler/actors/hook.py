@@ -11,9 +11,9 @@ from typing import IO
 
 from scheduler.actors.notifier import DeliveryError
 from scheduler.actors.webhooks import payload
+from scheduler.policy.delivering import COMMAND
 from store.events import EventRecord
 
-NAME = "on_event"
 STDERR_SHOWN_BYTES_MAX = 300
 READ_BYTES = 64 * 1024
 STDERR_SECONDS_MAX = 1.0
@@ -24,7 +24,7 @@ class CommandTarget:
     """The event's JSON is on the command's standard input, its facts in NIGHTBATCH_EVENT_* variables. A command that
     fails or takes longer than `seconds_max` is run again like any other delivery."""
 
-    name = NAME
+    name = COMMAND
 
     def __init__(self, command: Sequence[str], *, seconds_max: float) -> None:
         self._command = tuple(command)

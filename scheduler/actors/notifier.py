@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from scheduler import metrics
@@ -13,6 +13,7 @@ from scheduler.policy.delivering import next_attempt_at
 from store import Store
 from store.events import Delivery, EventRecord
 from store.markers import reach
+from store.records import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ KEPT_SECONDS = 7 * 24 * 3600
 """How long an event whose deliveries have ended can still be looked at."""
 
 ERROR_CHARS_MAX = 500
+NOTE_AGAIN_SECONDS = 5.0
+"""How long until an outcome is noted again that the store has refused."""
 
 
 class DeliveryError(Exception):
@@ -56,6 +59,7 @@ class Notifier:
         self._targets = targets
         self._now = now
         self._chance = chance
+        self._planned_seq = 0
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -78,6 +82,11 @@ class Notifier:
                         room -= 1
                         self._start(place, target, delivery)
 
+    async def report(self) -> None:
+        pending = await self._store.events.pending()
+        for target in self._targets:
+            metrics.DELIVERIES_PENDING.labels(target.name).set(pending.get(target.name, 0))
+
     async def forget(self) -> None:
         await self._store.events.forget(before=int(self._now()) - KEPT_SECONDS)
 
@@ -91,11 +100,12 @@ class Notifier:
             await target.close()
 
     async def _plan(self) -> None:
-        found = await self._store.events.unplanned(EVENTS_AT_ONCE)
+        found = await self._store.events.unplanned(EVENTS_AT_ONCE, after=self._planned_seq)
         if found:
             targets = {event.id: [target.name for target in self._targets if target.wants(event)] for event in found}
             tenants = {event.id: event.tenant for event in found}
             await self._store.events.plan(targets, tenants=tenants, at=self._now())
+            self._planned_seq = found[-1].seq
 
     def _start(self, place: tuple[str, str], target: Target, delivery: Delivery) -> None:
         task = asyncio.create_task(self._send(target, delivery), name=f"deliver {place[0]} to {place[1]}")
@@ -114,14 +124,29 @@ class Notifier:
             await self._failed(target, delivery, f"{type(error).__name__}: {error}", extra)
         else:
             reach("event.sent")
-            await self._store.events.delivered(delivery, at=int(self._now()))
+            at = int(self._now())
+            await self._note(lambda: self._store.events.delivered(delivery, at=at))
             metrics.DELIVERIES.labels(target.name, "delivered").inc()
             log.info("%s delivered to %s", event.type, target.name, extra=extra)
+
+    async def _note(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Until it is written: a full disk must not have the same event sent again every second."""
+        while True:
+            try:
+                return await write()
+            except StoreError as error:
+                log.error("the outcome of a delivery waits for the store: %s", error)
+            except Exception:
+                log.exception("the outcome of a delivery could not be noted; it is tried again")
+            await asyncio.sleep(NOTE_AGAIN_SECONDS)
 
     async def _failed(self, target: Target, delivery: Delivery, why: str, extra: dict[str, str]) -> None:
         now, event = self._now(), delivery.event
         again_at = next_attempt_at(delivery.attempts + 1, created_at=event.created_at, now=now, chance=self._chance())
-        await self._store.events.failed(delivery, error=why[:ERROR_CHARS_MAX], next_attempt_at=again_at, at=int(now))
+        shown = why[:ERROR_CHARS_MAX]
+        await self._note(
+            lambda: self._store.events.failed(delivery, error=shown, next_attempt_at=again_at, at=int(now))
+        )
         metrics.DELIVERIES.labels(target.name, "failed" if again_at else "given_up").inc()
         then = f"tried again in {again_at - now:.0f} s" if again_at else "given up after 72 hours"
         log.warning("%s was not delivered to %s: %s; %s", event.type, target.name, why, then, extra=extra)

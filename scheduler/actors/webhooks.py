@@ -6,17 +6,21 @@ What a receiver checks: `webhook-id` (the same over all tries, so that it can te
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 import json
 import socket
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 
 import aiohttp
 from aiohttp import AddrInfoType
+from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks.webhooks import Webhook
 
 from scheduler.actors.notifier import DeliveryError
@@ -45,6 +49,7 @@ class WebhookTarget:
         self._settings = settings
         self._now = now
         self._signers = [Webhook(_key(secret)) for secret in settings.secrets]
+        self._resolver: OwnResolver | None = None
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -72,6 +77,8 @@ class WebhookTarget:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+        if self._resolver is not None:
+            await self._resolver.close()
 
     def _headers(self, event: EventRecord, body: bytes) -> dict[str, str]:
         """Signed anew for each try."""
@@ -89,10 +96,40 @@ class WebhookTarget:
         """Made on the loop that uses it. No proxy of the environment: it would hide the address."""
         if self._session is None:
             factory = None if self._settings.allow_private else public_socket
-            connector = aiohttp.TCPConnector(socket_factory=factory, use_dns_cache=False)
+            self._resolver = OwnResolver()
+            connector = aiohttp.TCPConnector(socket_factory=factory, use_dns_cache=False, resolver=self._resolver)
             timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False)
         return self._session
+
+
+class OwnResolver(AbstractResolver):
+    """Looks names up in a thread of its own. A lookup may hang for half a minute, and the threads that all share are
+    those that read and write the files of batches."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="webhook-dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._thread, partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(place[0]) if len(place) < 4 or not place[3] else f"{place[0]}%{place[3]}",
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, place in found
+        ]
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def payload(event: EventRecord) -> bytes:

@@ -8,6 +8,9 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 EVENT_TYPES = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
 """OpenAI's, and no others: its clients take an unknown type for something else."""
 
+COMMAND = "on_event"
+"""The name of the local command among the targets."""
+
 SECRET_PREFIX = "whsec_"  # noqa: S105 (what secrets begin with)
 
 GIVE_UP_SECONDS = 72 * 3600.0

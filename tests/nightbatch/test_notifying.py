@@ -59,3 +59,13 @@ def test_what_cannot_be_delivered_is_refused_at_the_start(tmp_path: Path, change
 def test_two_webhooks_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two have the same name"):
         loaded(tmp_path, HOOK + HOOK)
+
+
+def test_a_webhook_for_a_tenant_that_nobody_is_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ops is for the tenant search, which is none of \[\[tenants\]\]: none"):
+        loaded(tmp_path, HOOK + 'tenant = "search"\n')
+
+
+def test_a_webhook_is_not_called_as_the_command_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="on_event is the name of the local command"):
+        loaded(tmp_path, HOOK.replace('"ops"', '"on_event"'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.webhooks import BatchCompletedWebhookEvent
+from prometheus_client import REGISTRY
+from sqlalchemy import event as sqlalchemy_event
 
 from scheduler.actors.hook import CommandTarget
 from scheduler.actors.notifier import DeliveryError, Notifier
@@ -37,7 +40,7 @@ from store.records import BatchStatus
 from tests.scheduler.world import World, chats, poll, running
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
-EVENT = EventRecord("evt_1", "t", "batch.completed", "batch_1", 1_795_430_133)
+EVENT = EventRecord(1, "evt_1", "t", "batch.completed", "batch_1", 1_795_430_133)
 
 
 @dataclass
@@ -69,8 +72,11 @@ async def receiving(**options: Any) -> AsyncIterator[Receiver]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield receiver
-    await runner.cleanup()
+    try:
+        yield receiver
+    finally:
+        receiver.wait.set()
+        await runner.cleanup()
 
 
 def target(url: str, *, now: Callable[[], float] = time.time, **options: Any) -> WebhookTarget:
@@ -272,11 +278,62 @@ async def test_a_slow_target_delays_no_other(world: World) -> None:
             await poll(lambda: is_so(lambda: len(slow.got) == 6))
 
 
+async def test_an_outcome_that_the_store_refuses_is_noted_later_and_nothing_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.actors.notifier.NOTE_AGAIN_SECONDS", 0.01)
+    await world.batch([b"{"])
+    refusals = 0
+
+    async with receiving() as receiver:
+
+        def full(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            nonlocal refusals
+            if "SET attempts" in statement and refusals < 3:
+                refusals += 1
+                raise sqlite3.OperationalError("database or disk is full")
+
+        writer = world.store.events._database.writer.sync_engine
+        sqlalchemy_event.listen(writer, "before_cursor_execute", full)
+        async with running(world.scheduler(targets=[target(receiver.url)], notify_seconds=0.01)):
+            await poll(lambda: tried(world.store, receiver, 1, pending=0))
+        assert (refusals, len(receiver.got)) == (3, 1)
+
+
+async def test_what_is_still_to_be_delivered_is_counted(world: World) -> None:
+    await world.batch([b"{"])
+    async with receiving(refusals=1) as receiver:
+        hook = target(receiver.url, name="counted")
+        async with running(world.scheduler(targets=[hook], notify_seconds=0.05, report_seconds=0.05)):
+            await poll(lambda: is_so(lambda: pending_of("counted") == 1))
+            assert (await world.store.events.pending()) == {"counted": 1}
+            state = (await world.store.events.states())["counted"]
+            assert (state.pending, state.delivered, state.last_error) == (1, 0, "it answered 500: not now")
+            await world.store.events.abandon([], at=1)
+            await poll(lambda: is_so(lambda: pending_of("counted") == 0))
+
+
+def pending_of(name: str) -> float | None:
+    return REGISTRY.get_sample_value("nightbatch_deliveries_pending", {"target": name})
+
+
+async def test_a_name_is_looked_up_each_time_and_where_it_leads_counts(world: World) -> None:
+    async with receiving() as receiver:
+        url = receiver.url.replace("127.0.0.1", "localhost")
+        await delivered(target(url))
+        assert len(receiver.got) == 1
+        with pytest.raises(DeliveryError, match="is a loopback address: set allow_private"):
+            await delivered(target(url, allow_private=False))
+        assert len(receiver.got) == 1
+    with pytest.raises(DeliveryError, match=r"Cannot connect to host no\.such.host.invalid"):
+        await delivered(target("https://no.such.host.invalid/hook"))
+
+
 async def test_a_webhook_of_one_tenant_or_kind_hears_of_no_other() -> None:
     mine = target("http://x", tenant="t", events=("batch.failed",))
-    assert mine.wants(EventRecord("e", "t", "batch.failed", "b", 1))
-    assert not mine.wants(EventRecord("e", "other", "batch.failed", "b", 1))
-    assert not mine.wants(EventRecord("e", "t", "batch.completed", "b", 1))
+    assert mine.wants(EventRecord(1, "e", "t", "batch.failed", "b", 1))
+    assert not mine.wants(EventRecord(1, "e", "other", "batch.failed", "b", 1))
+    assert not mine.wants(EventRecord(1, "e", "t", "batch.completed", "b", 1))
 
 
 async def test_events_that_nobody_wants_leave_nothing_behind(world: World) -> None:
