@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 
 from engine import embedded
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
 from engine.vllm.source import context_tokens, hub_cache
 
-_RESPONSES = "/v1/responses"
 _PAIR_TOKENS = 3
 """What separates the two texts of a pair: [CLS] a [SEP] b [SEP]."""
 
@@ -39,7 +38,7 @@ class PromptCounter:
         """The tokens of each body's prompt, of its longest where it holds several; None where it cannot be said."""
         prompts = [self._prompts(endpoint, body) for body in bodies]
         texts = [text for prompt in prompts for text in prompt if isinstance(text, str)]
-        lengths = iter(self._lengths(texts, add_special_tokens=endpoint not in (CHAT_COMPLETIONS, _RESPONSES)))
+        lengths = iter(self._lengths(texts, add_special_tokens=endpoint not in (CHAT_COMPLETIONS, RESPONSES)))
         counts: list[int | None] = []
         for prompt in prompts:
             found = [next(lengths) if isinstance(text, str) else len(text) for text in prompt]
@@ -65,7 +64,7 @@ class PromptCounter:
             return []
         if endpoint == CHAT_COMPLETIONS:
             return self._chat(body.get("messages"), body)
-        if endpoint == _RESPONSES:
+        if endpoint == RESPONSES:
             return self._chat(_messages_of(body), body)
         if endpoint == COMPLETIONS:
             return _texts(body.get("prompt"))

@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS
-from nightbatch.inspection.fields import RESPONSES, verdict_of
+from engine.bodies import EMBEDDING_FORMATS
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES
+from nightbatch.inspection.fields import verdict_of
 from nightbatch.inspection.findings import Finding, Findings
 from scheduler.policy.validation import normal_url
 
@@ -82,8 +83,8 @@ class BodyInspector:
             self._count(shape.no_limit[0], line, shape.no_limit[1])
         if shape.sampled:
             self._look_for_seed(body, line)
-        if shape.embeds and bytes(body.get("encoding_format", _NULL)) == b'"bytes"':
-            message = "the field encoding_format is refused: a result line is JSON, which cannot hold raw bytes"
+        if shape.embeds and bytes(body.get("encoding_format", _NULL)) not in EMBEDDING_FORMATS:
+            message = "the field encoding_format is refused: in a result line it can only be float or base64"
             self._findings.add("field_refused", line, message, detail="encoding_format")
             self.refused_lines.append(line)
 

@@ -12,9 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from engine.bodies import STRIPPED_FIELDS
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
-
-RESPONSES = "/v1/responses"
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
 
 STRIPPED: Mapping[str, str] = {
     "priority": "it would let a line jump the queue",

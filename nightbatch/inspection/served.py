@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.protocol import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    EMBEDDINGS,
-    RERANK,
-    SCORE,
-    ModelInfo,
-    ModelKind,
-)
-from nightbatch.inspection.fields import RESPONSES
+from engine.protocol import GENERATE_ENDPOINTS, POOLING_ENDPOINTS, ModelInfo, ModelKind
 from store.records import PinnedModel
 
 UNKNOWN_REVISION = "not known here"
-GENERATING = frozenset({CHAT_COMPLETIONS, COMPLETIONS, RESPONSES})
-POOLING = frozenset({EMBEDDINGS, SCORE, RERANK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +47,8 @@ def named_model(
     name: str, kind: str | None = None, *, endpoints: Sequence[str] = (), context_tokens_max: int | None = None
 ) -> ModelInfo:
     """A model of which little is known: without a kind it is taken to serve every endpoint."""
-    found = {"generate": GENERATING, "pooling": POOLING}.get(kind or "", GENERATING | POOLING)
+    by_kind = {"generate": GENERATE_ENDPOINTS, "pooling": POOLING_ENDPOINTS}
+    found = by_kind.get(kind or "", GENERATE_ENDPOINTS | POOLING_ENDPOINTS)
     return ModelInfo(
         id=name,
         revision=UNKNOWN_REVISION,

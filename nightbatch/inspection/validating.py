@@ -17,12 +17,13 @@ from typing import Final
 
 import numpy as np
 
+from engine.protocol import GENERATE_ENDPOINTS, POOLING_ENDPOINTS
 from nightbatch.inspection.bodies import BodyInspector
 from nightbatch.inspection.contexts import judge_contexts
 from nightbatch.inspection.counting import Counters
 from nightbatch.inspection.findings import EXAMPLES_MAX, Findings
 from nightbatch.inspection.scanning import Framing, judge, read_lines
-from nightbatch.inspection.served import GENERATING, POOLING, Served
+from nightbatch.inspection.served import Served
 from nightbatch.inspection.verdicts import build_index, judge_lines, pairs_of
 from scheduler.policy.validation import normal_url
 from store.index import LineIndex
@@ -123,7 +124,7 @@ def _conclude(
     served = served_of(index.models)
     known = served.for_names(index.models)
     refused = judge_lines(index, path, chosen, known, findings)
-    if chosen and normal_url(chosen) not in GENERATING | POOLING:
+    if chosen and normal_url(chosen) not in GENERATE_ENDPOINTS | POOLING_ENDPOINTS:
         findings.add("endpoint_unsupported", 0, f"the lines name {chosen}")
         refused[:] = True
     failing = refused | judge_contexts(

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from openai.types import Model
 
+from engine.protocol import GENERATE_ENDPOINTS as GENERATING
+from engine.protocol import POOLING_ENDPOINTS as POOLING
 from nightbatch.config.sections import Config
-from nightbatch.inspection.served import GENERATING, POOLING, Served
+from nightbatch.inspection.served import Served
 from nightbatch.models_known import of_config, of_names, of_server
 
 

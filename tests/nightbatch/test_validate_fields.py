@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai.types.chat.completion_create_params as chat_params
 import openai.types.completion_create_params as completion_params
 import openai.types.embedding_create_params as embedding_params
@@ -13,9 +14,10 @@ import openai.types.responses.response_create_params as responses_params
 import pytest
 
 from engine.bodies import STRIPPED_FIELDS
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
+from engine.responses import refused_field
 from nightbatch.inspection.bodies import BodyInspector
-from nightbatch.inspection.fields import HARMLESS, IGNORED, REFUSED, RESPONSES, STRIPPED, read_fields, verdict_of
+from nightbatch.inspection.fields import HARMLESS, IGNORED, REFUSED, STRIPPED, read_fields, verdict_of
 from nightbatch.inspection.findings import Findings
 from nightbatch.inspection.kinds import KINDS
 
@@ -38,6 +40,12 @@ def look(body: dict[str, Any], url: str = CHAT_COMPLETIONS, **beside: Any) -> di
 
 def test_every_stripped_field_has_a_reason() -> None:
     assert STRIPPED.keys() == STRIPPED_FIELDS
+
+
+def test_what_responses_refuse_is_what_is_said_to_be_refused() -> None:
+    set_fields = {field: msgspec.Raw(b"1") for field in OPENAI[RESPONSES].__annotations__}
+    refused = {field for field, value in set_fields.items() if refused_field({field: value})}
+    assert refused == REFUSED[RESPONSES].keys() - {"prompt"}, "vLLM itself refuses prompt"
 
 
 @pytest.mark.parametrize("endpoint", OPENAI)
