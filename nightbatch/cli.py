@@ -20,6 +20,7 @@ from nightbatch.commands import (
     pausing,
     prepare,
     results,
+    retry,
     serve,
     status,
     submit,
@@ -43,6 +44,7 @@ app.command("serve")(serve.serve)
 app.command("submit")(submit.submit)
 app.command("status")(status.status)
 app.command("results")(results.results)
+app.command("retry")(retry.retry)
 app.command("cancel")(cancel.cancel)
 app.command("pause")(pausing.pause)
 app.command("resume")(pausing.resume)

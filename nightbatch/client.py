@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -18,6 +18,8 @@ import openai
 from openai.types import Batch, FileObject, Model
 
 from nightbatch.target import Target
+
+T = TypeVar("T")
 
 DOWNLOAD_ATTEMPTS_MAX = 5
 """Connections in a row that may break without a byte."""
@@ -65,14 +67,16 @@ class Uploaded:
 
 
 NEXT_CURSOR_HEADER = "x-nightbatch-next-cursor"
+BATCH_STATUS_HEADER = "x-nightbatch-batch-status"
 
 
 @dataclass(frozen=True, slots=True)
 class LivePage:
-    """Whole lines, perhaps none, and where the next page starts."""
+    """Whole lines, perhaps none, where the next page starts, and the status of the batch."""
 
     lines: str
     cursor: str
+    status: str
 
 
 class Client:
@@ -138,8 +142,41 @@ class Client:
         with self._plain_errors():
             return self.openai.post(f"/batches/{quote(batch_id, safe='')}/{verb}", cast_to=Batch)
 
+    def retry_plan(self, batch_id: str, asked: Mapping[str, object]) -> dict[str, Any]:
+        """What a retry would run. A route of Nightbatch's own, as the next two."""
+        answer = self._own(batch_id, "retry", {**asked, "dry_run": True}, httpx2.Response)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def retry(self, batch_id: str, asked: Mapping[str, object]) -> Batch:
+        return self._own(batch_id, "retry", asked, Batch)
+
+    def merged(self, batch_id: str, kind: str, path: Path, on_bytes: OnBytes) -> None:
+        """The results of a batch and its retries, to `path` by way of a `.part` file beside it."""
+        part = path.with_name(path.name + ".part")
+        address = f"{str(self.openai.base_url).rstrip('/')}/batches/{quote(batch_id, safe='')}/merged"
+        got = 0
+        with (
+            self._plain_errors(),
+            httpx2.stream(
+                "GET", address, params={"kind": kind}, headers=self.openai.auth_headers, timeout=self.openai.timeout
+            ) as answer,
+        ):
+            if answer.status_code != 200:
+                raise _refusal(answer)
+            with part.open("wb") as out:
+                for chunk in answer.iter_bytes():
+                    out.write(chunk)
+                    on_bytes(got := got + len(chunk))
+        part.replace(path)
+
+    def _own(self, batch_id: str, verb: str, body: Mapping[str, object], cast_to: type[T]) -> T:
+        with self._plain_errors():
+            return self.openai.post(f"/batches/{quote(batch_id, safe='')}/{verb}", cast_to=cast_to, body=dict(body))
+
     def live_results(self, batch_id: str, cursor: str | None) -> LivePage | None:
-        """The next lines of a running batch, None when it has ended. A route of Nightbatch's own."""
+        """The next results of a batch, in the order in which they came; None when it has ended and they can only be
+        had from its files. A route of Nightbatch's own."""
         query = {} if cursor is None else {"after": cursor}
         try:
             with self._plain_errors():
@@ -152,7 +189,7 @@ class Client:
             if error.code == "batch_ended":
                 return None
             raise
-        return LivePage(answer.text, answer.headers[NEXT_CURSOR_HEADER])
+        return LivePage(answer.text, answer.headers[NEXT_CURSOR_HEADER], answer.headers[BATCH_STATUS_HEADER])
 
     def models(self) -> list[Model]:
         with self._plain_errors():
@@ -209,6 +246,16 @@ class Client:
             raise ClientError(f"the connection to {self.target.url} broke ({error})") from error
         except openai.OpenAIError as error:
             raise ClientError(str(error)) from error
+
+
+def _refusal(answer: httpx2.Response) -> ClientError:
+    answer.read()
+    try:
+        error = answer.json()["error"]
+        message, code = str(error["message"]), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, code = answer.text[:200], None
+    return ClientError(f"{message} (HTTP {answer.status_code})", status_code=answer.status_code, code=code)
 
 
 def _size(path: Path) -> int:

@@ -15,7 +15,18 @@ from server.context import Api
 from server.ids import TokenSource
 from server.middleware.envelope import RequestEnvelope
 from server.middleware.silence import BodySilence
-from server.openai import batch_control, batch_errors, batch_results, batches, files, models, online, uploads
+from server.openai import (
+    batch_control,
+    batch_errors,
+    batch_results,
+    batches,
+    files,
+    merged,
+    models,
+    online,
+    retries,
+    uploads,
+)
 from server.settings import ServerSettings
 from server.tenants import Tenants
 from store.store import Store
@@ -27,6 +38,8 @@ OPENAI_ROUTERS = (
     batch_control.router,
     batch_errors.router,
     batch_results.router,
+    retries.router,
+    merged.router,
     models.router,
     online.router,
 )

@@ -239,7 +239,8 @@ def _matches(value: object, asked: Asked) -> bool:
         return True
     try:
         return bool(asked.validator.is_valid(value))
-    except (ValueError, TypeError, RecursionError, OverflowError):  # a pattern that needs too many steps, a reference to elsewhere: nobody can say
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        # A pattern that needs too many steps, a reference to elsewhere: nobody can say.
         return True
 
 

@@ -80,6 +80,21 @@ class Batches:
 
         return await self._database.read(page)
 
+    async def descendants(self, tenant: str, batch_id: str, *, limit: int) -> builtins.list[BatchRecord]:
+        """The retries of a batch, their retries and so on, oldest first; at most `limit`."""
+        family = (
+            sa.select(batches.c.id)
+            .where(batches.c.parent_batch_id == batch_id, batches.c.tenant == tenant)
+            .cte("family", recursive=True)
+        )
+        family = family.union(sa.select(batches.c.id).where(batches.c.parent_batch_id == family.c.id))
+        query = sa.select(batches).where(batches.c.id.in_(sa.select(family.c.id))).order_by(batches.c.seq).limit(limit)
+
+        def descendants(connection: Connection) -> builtins.list[BatchRecord]:
+            return [batch_record(row) for row in connection.execute(query).mappings()]
+
+        return await self._database.read(descendants)
+
     async def active(self) -> builtins.list[BatchRecord]:
         """Every batch that has not ended, of all tenants, oldest first."""
         going = batches.c.status.in_([status.value for status in BATCH_EDGES])

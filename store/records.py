@@ -288,8 +288,8 @@ class ShardProgress:
 @dataclass(frozen=True, slots=True)
 class LineResult:
     """One line's result on its way into a segment. `line` is the finished JSONL line without a newline; `succeeded`
-    says whether it belongs to the output file or to the error file. `request` is the body it answers, for whoever judges
-    the answer."""
+    says whether it belongs to the output file or to the error file. `request` is the body it answers, for whoever
+    judges the answer."""
 
     line_no: int
     succeeded: bool

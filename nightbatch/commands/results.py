@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightbatch import exits
-from nightbatch.commands.options import KeyOption, UrlOption, connect
+from nightbatch.commands.options import KeyOption, UrlOption, connect, console, printer
+from nightbatch.commands.progress import bar, mib
 from nightbatch.commands.submit import finish
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def results(
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the lines of a running batch as they come, then do the rest.")
     ] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="One file: the batch and its retries, each custom_id once.")
+    ] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
 ) -> None:
@@ -37,11 +41,25 @@ def results(
     batch = client.batch(batch_id)
     if batch.status not in TERMINAL:
         raise exits.UsageError(f"{batch_id} has not ended: {note_of(batch)}; its results come when it does")
+    if merged:
+        _merge(client, batch_id, output)
+        return
     raise typer.Exit(finish(client, batch, output))
 
 
+def _merge(client: Client, batch_id: str, folder: Path) -> None:
+    """The newest success of each line, else its newest error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{batch_id}_merged.jsonl"
+    with bar(console(), "download") as report:
+        client.merged(batch_id, "all", path, lambda got: report(got, 0, mib(got)))
+    printer().print(f"results: {path}", markup=False)
+
+
 def _print_as_they_come(client: Client, batch_id: str) -> None:
-    """Until the batch has ended: what is not printed by then is in its files."""
+    """Each result once, until the batch has ended and all are printed."""
+    from nightbatch.following import TERMINAL
+
     cursor = None
     while True:
         page = client.live_results(batch_id, cursor)
@@ -50,5 +68,7 @@ def _print_as_they_come(client: Client, batch_id: str) -> None:
         sys.stdout.write(page.lines)
         sys.stdout.flush()
         if not page.lines:
+            if page.status in TERMINAL:
+                return
             time.sleep(POLL_SECONDS)
         cursor = page.cursor

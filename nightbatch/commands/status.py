@@ -53,6 +53,17 @@ def status(
         _watch(client, batch_id, limit, screen)
     else:
         screen.print(_view(client, batch_id, limit, screen)[0])
+    if batch_id is not None:
+        _advise(client.batch(batch_id), screen)
+
+
+def _advise(batch: Batch, screen: Console) -> None:
+    """Commands stand below the table, each on a line of its own: broken by a column they could not be copied."""
+    from nightbatch.following import TERMINAL
+    from nightbatch.quality import advice
+
+    for line in advice(batch, batch.status in TERMINAL):
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _watch(client: Client, batch_id: str | None, limit: int, screen: Console) -> None:
@@ -118,6 +129,7 @@ def _row(batch: Batch, now: float) -> dict[str, str | Text]:
 
 
 def details(batch: Batch, *, now: float) -> Table:
+    from nightbatch import quality
     from nightbatch.following import done, pause_reason, speed_of, total
     from nightbatch.outcome import refusals
 
@@ -139,6 +151,7 @@ def details(batch: Batch, *, now: float) -> Table:
             f"{failed:,}" if failed else None,
         ),
         ("tokens", f"{batch.usage.input_tokens:,} in, {batch.usage.output_tokens:,} out" if batch.usage else None),
+        *quality.rows(batch),
         ("created", moment(batch.created_at, now)),
         ("deadline", f"{moment(batch.expires_at, now)} (window {batch.completion_window})"),
         *((name, moment(getattr(batch, f"{name}_at", None), now)) for name in STAMPS),

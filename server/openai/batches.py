@@ -70,7 +70,7 @@ async def create_batch(request: Request, api: ApiDep, tenant: TenantDep) -> Resp
     params = parse_batch_params(body, api.settings)
     repetition = read_repetition(request.headers, body, api.settings)
     file = await _input_file(api, tenant, params.input_file_id)
-    new = _new_batch(api, tenant, params, file, repetition)
+    new = new_batch(api, tenant, params, file, repetition)
     since = new.created_at - api.settings.repeated_create_seconds if repetition.is_repeat else None
     try:
         record = await api.store.batches.create(new, repeats_since=since)
@@ -147,7 +147,7 @@ def _no_input_file(file_id: str) -> ApiError:
     return invalid("input_file_id", f"no such File object: {shown(file_id)}.", code="file_not_found")
 
 
-def _new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, repetition: Repetition) -> NewBatch:
+def new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, repetition: Repetition) -> NewBatch:
     created_at = int(api.now())
     return NewBatch(
         id=new_batch_id(api.token),

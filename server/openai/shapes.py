@@ -8,7 +8,12 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict
 
 from engine.protocol import ModelInfo
+from store.quality import summary_of
 from store.records import BatchRecord, FileRecord
+
+BATCH_ERRORS_BYTES_MAX = 512 * 1024
+LISTED_ERRORS_BYTES_MAX = 4 * 1024
+"""Errors with long messages are fewer: a batch, and a list of a hundred, stays below a megabyte. The total stays true."""
 
 
 class ErrorBody(BaseModel):
@@ -164,6 +169,7 @@ class BatchObject(BaseModel):
     eta_at: int | None
     lines_per_s: float | None
     tokens_per_s: float | None
+    quality: dict[str, Any] | None
 
     @classmethod
     def of(cls, record: BatchRecord, *, errors_max: int | None = None) -> BatchObject:
@@ -178,6 +184,7 @@ class BatchObject(BaseModel):
                 total=record.counts.total, completed=record.counts.completed, failed=record.counts.failed
             ),
             usage=_usage(record),
+            quality=None if errors_max is not None else summary_of(record.quality),
             metadata=None if record.metadata is None else dict(record.metadata),
         )
 
@@ -243,10 +250,14 @@ def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _errors(record: BatchRecord, errors_max: int | None) -> BatchErrors | None:
     if not record.errors:
         return None
-    data = [
-        BatchError(code=error.code, message=error.message, param=error.param, line=error.line)
-        for error in record.errors[:errors_max]
-    ]
+    bytes_left = BATCH_ERRORS_BYTES_MAX if errors_max is None else LISTED_ERRORS_BYTES_MAX
+    data: list[BatchError] = []
+    for error in record.errors[:errors_max]:
+        shape = BatchError(code=error.code, message=error.message, param=error.param, line=error.line)
+        bytes_left -= len(shape.model_dump_json())
+        if data and bytes_left < 0:
+            break
+        data.append(shape)
     return BatchErrors(data=data, total=max(record.errors_total, len(record.errors)))
 
 
