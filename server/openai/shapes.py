@@ -13,7 +13,7 @@ from store.records import BatchRecord, FileRecord
 
 BATCH_ERRORS_BYTES_MAX = 512 * 1024
 LISTED_ERRORS_BYTES_MAX = 4 * 1024
-"""Errors with long messages are fewer: a batch, and a list of a hundred, stays below a megabyte. The total stays true."""
+"""Of long messages fewer are shown: a batch, and a list of a hundred, stays below a megabyte. The total stays true."""
 
 
 class ErrorBody(BaseModel):
@@ -254,7 +254,7 @@ def _errors(record: BatchRecord, errors_max: int | None) -> BatchErrors | None:
     data: list[BatchError] = []
     for error in record.errors[:errors_max]:
         shape = BatchError(code=error.code, message=error.message, param=error.param, line=error.line)
-        bytes_left -= len(shape.model_dump_json())
+        bytes_left -= len(shape.model_dump_json().encode())
         if data and bytes_left < 0:
             break
         data.append(shape)
