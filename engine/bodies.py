@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from engine import responses
-from engine.protocol import EMBEDDINGS, RESPONSES
+from engine.protocol import COMPLETIONS, EMBEDDINGS, RESPONSES
 
 STRIPPED_FIELDS = frozenset(
     {
@@ -29,6 +29,14 @@ STRIPPED_FIELDS = frozenset(
     }
 )
 """Engine-private fields that could hurt others or swell a result; `stream` is the caller's to set."""
+
+ELSEWHERE_STRIPPED = {
+    "echo": frozenset({COMPLETIONS}),  # OpenAI's own there; in vLLM's chat it repeats a message of the prompt
+}
+"""Fields that only the named endpoints know as OpenAI's own; they are taken out of all other bodies."""
+
+TEMPLATE = "chat_template"
+TEMPLATE_OPTIONS = "chat_template_kwargs"
 
 _body_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
@@ -64,12 +72,13 @@ def prepare_body(body: bytes, *, model: str, endpoint: str, priority: int | None
     fields = open_body(body)
     _check(fields, endpoint)
     options = fields.get("stream_options")
-    kept: dict[str, object] = {name: value for name, value in fields.items() if name not in STRIPPED_FIELDS}
+    kept: dict[str, object] = {name: value for name, value in fields.items() if not _stripped(name, endpoint)}
     kept["model"] = model
     if priority is not None:
         kept["priority"] = priority
     if endpoint == RESPONSES:
         kept["store"] = False
+        kept.pop("service_tier", None)  # vLLM refuses the tiers that it has not heard of; it has none to give
     if stream:
         kept["stream"] = _TRUE
         if options is not None and wants_stream_usage(bytes(options)):
@@ -77,13 +86,30 @@ def prepare_body(body: bytes, *, model: str, endpoint: str, priority: int | None
     return _encoder.encode(kept)
 
 
+def _stripped(name: str, endpoint: str) -> bool:
+    return name in STRIPPED_FIELDS or (name in ELSEWHERE_STRIPPED and endpoint not in ELSEWHERE_STRIPPED[name])
+
+
 def _check(fields: dict[str, msgspec.Raw], endpoint: str) -> None:
+    _check_template(fields)
     if endpoint == EMBEDDINGS and bytes(fields.get("encoding_format", b"null")) not in EMBEDDING_FORMATS:
         raise InvalidBody("Invalid 'encoding_format': it is 'float' or 'base64'.", param="encoding_format")
     refused = responses.refused_field(fields) if endpoint == RESPONSES else None
     if refused is not None:
         name, why = refused
         raise InvalidBody(f"Invalid '{name}': {why}.", param=name)
+
+
+def _check_template(fields: dict[str, msgspec.Raw]) -> None:
+    """A template is a program: it may loop for ever in the process that answers everybody."""
+    options = bytes(fields.get(TEMPLATE_OPTIONS, b"null"))
+    if bytes(fields.get(TEMPLATE, b"null")) != b"null":
+        where = TEMPLATE
+    elif options.startswith(b"{") and TEMPLATE in open_body(options):
+        where = f"{TEMPLATE_OPTIONS}.{TEMPLATE}"
+    else:
+        return
+    raise InvalidBody(f"Invalid '{where}': templates of clients are not run; the model's own is used.", param=where)
 
 
 class _StreamOptions(msgspec.Struct):
