@@ -111,3 +111,12 @@ def test_the_file_is_looked_for_from_the_nearest_place_outwards(
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such configuration file"):
         find_file(tmp_path / "none.toml", {})
+
+
+def test_the_strict_profile_is_a_key_a_variable_and_a_flag(tmp_path: Path) -> None:
+    assert not load(environment={}).server.strict_openai
+    assert load(written(tmp_path, "[server]\nstrict_openai = true\n"), environment={}).server.strict_openai
+    assert load(environment={"NIGHTBATCH_SERVER__STRICT_OPENAI": "true"}).server.strict_openai
+    assert load(flags=ServeFlags(strict_openai=True), environment={}).server.strict_openai
+    with pytest.raises(ConfigError, match="24h must be offered"):
+        load(flags=ServeFlags(strict_openai=True), environment={"NIGHTBATCH_TIERS": '{"24h": {"offered": false}}'})

@@ -96,3 +96,14 @@ def test_a_name_loses_the_suffix_of_its_compression_only() -> None:
     assert plain_name("IN.JSONL.ZST", ZSTD) == "IN.JSONL"
     assert plain_name("in.jsonl.gz", ZSTD) == "in.jsonl.gz"
     assert plain_name(".gz", GZIP) == ".gz"
+
+
+def test_a_frame_that_would_need_much_memory_is_refused_and_one_of_128_mib_is_not() -> None:
+    for window_log, accepted in ((27, True), (28, False)):
+        compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window_log})
+        data = compressor.compress(b"content") + compressor.flush()
+        if accepted:
+            assert inflated(ZSTD, data) == b"content"
+        else:
+            with pytest.raises(CorruptStream, match="too much memory"):
+                inflated(ZSTD, data)
