@@ -20,9 +20,10 @@ from server.openai.batches import find_batch, new_batch
 from server.openai.family import check_ended, open_results
 from server.openai.files import new_record
 from server.openai.idempotency import check_same, read_repetition
+from server.openai.incoming import BATCH
 from server.openai.retry_params import DRY_RUN, SET, WHERE, WINDOW, RetryParams, Rewriter, parse_retry_params
 from server.openai.shapes import BatchObject, error_docs, reply
-from server.openai.uploading import BATCH, Received
+from server.openai.uploading import Received
 from store.answers import CONDITIONS, read_answer
 from store.asked import AskedReader
 from store.ended import EndedResults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from store import BatchStatus
 from store.quality import Quality, summary_of
@@ -52,7 +53,7 @@ async def test_a_cancelled_batch_counts_the_lines_without_an_answer_too(world: W
 
 
 async def test_lines_that_validation_refused_are_a_group_of_errors(world: World) -> None:
-    lines = [*chats(20), b"not json", chat("row-0")]
+    lines: list[dict[str, Any] | bytes] = [*chats(20), b"not json", chat("row-0")]
     batch = await world.batch(lines, on_invalid_line=OnInvalidLine.REPORT)
     async with running(world.scheduler()):
         ended = await world.ended(batch)
