@@ -82,7 +82,7 @@ def _usage_object(usage: _Usage) -> dict[str, object]:
     reasoning = usage.output_tokens_details.reasoning_tokens if usage.output_tokens_details else 0
     return {
         "input_tokens": plain.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": plain.cached_tokens},
+        "input_tokens_details": {"cached_tokens": plain.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": plain.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": reasoning or 0},
         "total_tokens": plain.prompt_tokens + plain.completion_tokens,

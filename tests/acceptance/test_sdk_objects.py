@@ -17,6 +17,7 @@ import openai
 import pytest
 from openai.types import Batch, Completion, CreateEmbeddingResponse, FileObject
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 
 from tests.support.batches import TERMINAL, chat_line, create, mixed_lines, upload, wait_for
 from tests.support.lossy import LossyProxy
@@ -123,6 +124,8 @@ def test_online_answers_are_the_sdks(strict: openai.OpenAI) -> None:
     assert len(chat.choices) == 2
     completion = strict.completions.create(model="sim", prompt="hello", max_tokens=8)
     assert completion.object == "text_completion"
+    response = strict.responses.create(model="sim", input="hello", max_output_tokens=8)
+    assert response.output_text
     # Unless told otherwise the package asks for base64, which its own strict models refuse before it is decoded.
     embedding = strict.embeddings.create(model="sim-embed", input=["one", "two"], encoding_format="float")
     assert [len(item.embedding) for item in embedding.data] == [384, 384]
@@ -155,6 +158,8 @@ def test_the_body_of_every_result_is_the_sdks_object(strict: openai.OpenAI) -> N
         assert ChatCompletion.model_validate(body).choices[0].finish_reason in ("stop", "length")
     for body in bodies("/v1/completions", "sim", {"prompt": "hello", "max_tokens": 8}):
         assert Completion.model_validate(body).usage is not None
+    for body in bodies("/v1/responses", "sim", {"input": "hello", "max_output_tokens": 8}):
+        assert Response.model_validate(body).output_text
     for body in bodies("/v1/embeddings", "sim-embed", {"input": "hello"}):
         assert len(CreateEmbeddingResponse.model_validate(body).data[0].embedding) == 384
 

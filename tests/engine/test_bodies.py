@@ -215,7 +215,7 @@ def test_a_response_has_openais_shape_and_its_usage() -> None:
     assert result.usage == Usage(12, 8, 3)
     assert shaped["usage"] == {
         "input_tokens": 12,
-        "input_tokens_details": {"cached_tokens": 8},
+        "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 0},
         "output_tokens": 3,
         "output_tokens_details": {"reasoning_tokens": 1},
         "total_tokens": 15,
