@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event
 
+from store.events import Events
 from store.records import BatchStatus, RequestCounts, TokenUsage
 from tests.support.metadata import Metadata, cut, done
 
@@ -148,3 +149,16 @@ async def test_a_batch_of_many_shards_is_admitted_in_one_statement_per_table(met
         await metadata.work.admit(batch.id, shards=cut(5_000, 10), total=50_000, at=1_001)
     assert len(statements.sent) == 2
     assert len(await metadata.work.open_shards(limit_per_batch=4)) == 4
+
+
+async def test_deliveries_are_found_by_index_however_many_events_are_kept(many: Metadata) -> None:
+    async def look() -> None:
+        outbox = Events(many.database)
+        await outbox.unplanned(10, after=3)
+        await outbox.due("hook", now=2_000.0, limit=8)
+        await outbox.pending()
+
+    unplanned, due, pending = await plans_of(many, look())
+    assert "SEARCH events USING INTEGER PRIMARY KEY" in unplanned
+    assert "USING INDEX deliveries_due" in due
+    assert "USING INDEX deliveries_due" in pending
