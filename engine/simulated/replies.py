@@ -10,6 +10,7 @@ import msgspec
 
 from engine.protocol import CHAT_COMPLETIONS
 from engine.simulated import requests as read
+from engine.simulated.logprobs import chat_logprobs
 from engine.simulated.profiles import SimulatedProfile
 from engine.simulated.response_replies import response_fields
 from engine.simulated.text import float32_bytes, similarity, vector
@@ -23,7 +24,8 @@ def reply(work: Work, profile: SimulatedProfile, *, cached_tokens: int = 0, abor
     """The whole answer; `aborted` breaks it off half-way, as an engine does that is told to stop."""
     match work.endpoint:
         case "/v1/chat/completions":
-            choices = [_chat_choice(work, number, aborted=aborted) for number in range(len(work.outputs))]
+            asked = read.read_body(work.body, read.ChatBody)
+            choices = [_chat_choice(work, asked, number, aborted=aborted) for number in range(len(work.outputs))]
             return _encode(_head(work, "chat.completion"), choices=choices, usage=_usage(work, cached_tokens))
         case "/v1/responses":
             return _encoder.encode(response_fields(work, cached_tokens, aborted=aborted))
@@ -58,14 +60,17 @@ def _usage(work: Work, cached_tokens: int) -> dict[str, Any]:
     return {**usage, "prompt_tokens_details": {"cached_tokens": cached_tokens}}
 
 
-def _chat_choice(work: Work, number: int, *, aborted: bool) -> dict[str, Any]:
+def _chat_choice(work: Work, asked: read.ChatBody, number: int, *, aborted: bool) -> dict[str, Any]:
     output = _broken_off(work.outputs[number]) if aborted else work.outputs[number]
     message: dict[str, Any] = {"role": "assistant", "content": output.text}
     if output.tool is not None:
         call = {"name": output.tool, "arguments": output.text}
         call_id = f"call_{work.seed:016x}{number:04x}"
         message = {"role": "assistant", "content": None, "tool_calls": [_tool_call(call_id, call)]}
-    return {"index": number, "message": message, "finish_reason": output.finish_reason, "stop_reason": None}
+    choice = {"index": number, "message": message, "finish_reason": output.finish_reason, "stop_reason": None}
+    if asked.logprobs and output.tool is None:
+        choice["logprobs"] = chat_logprobs(output, asked.top_logprobs or 0, work.seed + number)
+    return choice
 
 
 def _tool_call(call_id: str, function: dict[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from engine.protocol import EngineResult, ModelInfo
 from engine.simulated.text import prompt_tokens
 
 CHOICES_MAX = 128
+TOP_LOGPROBS_MAX = 20
 
 B = TypeVar("B")
 
@@ -71,6 +72,8 @@ class ChatBody(GenerationFields, kw_only=True):
     max_completion_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 class CompletionBody(GenerationFields, kw_only=True):
@@ -119,6 +122,12 @@ def read_chat(body: bytes) -> ChatBody:
     if not chat.messages:
         raise reject("'messages' must hold at least one message.", param="messages")
     _check_generation(chat)
+    if chat.top_logprobs is not None:
+        if not chat.logprobs:
+            raise reject("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+        if not 0 <= chat.top_logprobs <= TOP_LOGPROBS_MAX:
+            what = f"'top_logprobs' must be between 0 and {TOP_LOGPROBS_MAX}, got {chat.top_logprobs}."
+            raise reject(what, param="top_logprobs")
     return chat
 
 

@@ -45,6 +45,13 @@ def words(chance: random.Random, count: int) -> list[str]:
     return [word if position == 0 else f" {word}" for position, word in enumerate(picked)]
 
 
+def words_like(digest: int, count: int, *, unlike: str) -> list[str]:
+    """Up to `count` different words with a leading space, none of them `unlike`."""
+    start = digest % len(_WORDS)
+    others = [f" {word}" for word in (*_WORDS[start:], *_WORDS[:start]) if word != unlike.strip()]
+    return others[: max(count, 0)]
+
+
 def pieces_of(text: str) -> list[str]:
     """A given text in token-sized pieces."""
     return [text[start : start + BYTES_PER_TOKEN] for start in range(0, len(text), BYTES_PER_TOKEN)]

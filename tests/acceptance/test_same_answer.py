@@ -21,7 +21,7 @@ from tests.support.process import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "banking77.jsonl"
 LINES = 200
-REAL_LINES = int(os.environ.get("NIGHTBATCH_SAME_ANSWER_LINES", "24"))
+REAL_LINES = int(os.environ.get("SAME_ANSWER_LINES", "24"))
 """On the real engine, whose start is most of the test's time; 200 take two minutes on two cores."""
 
 ONLINE_AT_ONCE = 4

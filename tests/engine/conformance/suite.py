@@ -203,6 +203,38 @@ async def a_json_schema_binds_the_answer(under_test: EngineUnderTest) -> None:
 
 
 @conformance
+async def log_probabilities_come_with_each_token(under_test: EngineUnderTest) -> None:
+    result = await under_test.engine.generate(under_test.chat("Say it.", logprobs=True, top_logprobs=3))
+    answer = body_of(result)
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == answer["usage"]["completion_tokens"]
+    for token in content:
+        assert token["logprob"] <= 0
+        assert bytes(token["bytes"]).decode(errors="replace") == token["token"]
+        assert len(token["top_logprobs"]) == 3
+        assert max(rival["logprob"] for rival in token["top_logprobs"]) == pytest.approx(token["logprob"], abs=1e-3)
+    error = error_of(await under_test.engine.generate(under_test.chat("Say it.", top_logprobs=3)))
+    assert error["param"] == "top_logprobs"
+
+
+@conformance
+async def a_tool_that_must_be_called_is_called(under_test: EngineUnderTest) -> None:
+    function = {"name": "sort", "description": "Sorts a message.", "parameters": SCHEMA}
+    request = under_test.chat(
+        "My card has not arrived.",
+        max_tokens=64,
+        tools=[{"type": "function", "function": function}],
+        tool_choice={"type": "function", "function": {"name": "sort"}},
+    )
+    choice = body_of(await under_test.engine.generate(request))["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["type"], call["function"]["name"]) == ("function", "sort")
+    assert json.loads(call["function"]["arguments"])["label"] in LABELS
+    assert choice["finish_reason"] in {"tool_calls", "stop"}
+    assert call["id"]
+
+
+@conformance
 async def fields_that_could_hurt_others_are_taken_away(under_test: EngineUnderTest) -> None:
     plain = await under_test.engine.generate(under_test.chat("Say it plainly."))
     hostile = await under_test.engine.generate(
