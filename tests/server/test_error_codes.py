@@ -6,7 +6,9 @@ import gzip
 from typing import Any
 
 from engine.simulated import SimulatedEngine, SimulatedFaults
+from server.openai.merged import RETRIES_MAX
 from server.settings import KIB, ServerSettings
+from store.records import NewBatch, OnDeadline
 from tests.server.houses import CHAT, EMBED, PROFILE, House, HouseBuilder, form, line
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -102,3 +104,27 @@ async def test_each_mistake_with_an_upload_has_a_code_of_its_own(open_house: Hou
 async def test_a_compressed_input_that_is_cut_off_is_400(house: House) -> None:
     torn = gzip.compress(line("a") * 1_000)[:-20]
     assert await code_of(house, "POST", "/files", files=form(torn, filename="in.jsonl.gz")) == (400, "corrupt_file")
+
+
+async def test_more_retries_than_can_be_merged_are_400(house: House) -> None:
+    file_id = await upload(house)
+    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    async with house.http() as http:
+        parent_id = (await http.post("/batches", json=body)).json()["id"]
+    await house.store.batches.fail(parent_id, errors=[], errors_total=0, at=1)
+    for number in range(RETRIES_MAX + 1):
+        await house.store.batches.create(
+            NewBatch(
+                id=f"batch_{number:032x}",
+                tenant="default",
+                endpoint="/v1/chat/completions",
+                input_file_id=file_id,
+                completion_window="24h",
+                created_at=1,
+                expires_at=2_000_000_000,
+                on_deadline=OnDeadline.EXPIRE,
+                models={},
+                parent_batch_id=parent_id,
+            )
+        )
+    assert await code_of(house, "GET", f"/batches/{parent_id}/merged") == (400, "too_many_retries")
