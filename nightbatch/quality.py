@@ -8,6 +8,7 @@ from typing import Any
 
 GROUPS_SHOWN_MAX = 8
 LABELS_SHOWN_MAX = 8
+ROOM_TOKENS_MIN = 1024
 MESSAGE_SHOWN_CHARS_MAX = 120
 
 TOLD = {
@@ -20,15 +21,15 @@ TOLD = {
 }
 
 HELP = {
-    "length": ("were cut by max_tokens", " --set max_tokens=1024"),
-    "invalid-json": ("are not the JSON that was asked for", ""),
-    "schema-mismatch": ("do not match their schema", ""),
-    "empty": ("are empty", ""),
-    "expired": ("did not run before the deadline", ""),
-    "cancelled": ("did not run, the batch was cancelled", ""),
-    "error": ("failed", ""),
+    "length": "were cut by max_tokens",
+    "invalid-json": "are not the JSON that was asked for",
+    "schema-mismatch": "do not match the schema asked for",
+    "empty": "are empty",
+    "expired": "did not run before the deadline",
+    "cancelled": "did not run, the batch was cancelled",
+    "error": "failed",
 }
-"""What a retry can help with, and how."""
+"""What a retry can help with."""
 
 
 def rows(batch: Any) -> list[tuple[str, str]]:
@@ -53,13 +54,34 @@ def advice(batch: Any, terminal: bool) -> list[str]:
         return []
     counts = {**quality.get("answers", {}), **quality.get("failed", {})}
     lines = []
-    for name, (what, changes) in HELP.items():
-        count = counts.get(name, 0)
-        if count:
+    refused = _refused(quality)
+    if refused:
+        lines.append(
+            f"{refused:,} {'lines were' if refused != 1 else 'line was'} refused, and would be again as they are:"
+        )
+        lines.append(f"  nightbatch retry {shlex.quote(batch.id)} --where error --set FIELD=VALUE")
+    for name, what in HELP.items():
+        count = counts.get(name, 0) - (refused if name == "error" else 0)
+        if count > 0:
             thing = "lines" if name in quality["failed"] else "answers"
             lines.append(f"{count:,} {thing if count != 1 else thing[:-1]} {_singular(what, count)}:")
+            changes = f" --set max_tokens={_roomier(quality)}" if name == "length" else ""
             lines.append(f"  nightbatch retry {shlex.quote(batch.id)} --where {name}{changes}")
     return lines
+
+
+def _roomier(quality: Mapping[str, Any]) -> int:
+    """At least twice what the longest answer had."""
+    longest = (quality["output_tokens"] or {}).get("max", 0)
+    limit = ROOM_TOKENS_MIN
+    while limit < 2 * longest:
+        limit *= 2
+    return limit
+
+
+def _refused(quality: Mapping[str, Any]) -> int:
+    """Lines whose answer was a 4xx: the same request gets the same answer."""
+    return sum(group["count"] for group in quality["error_groups"] if 400 <= (group["status_code"] or 0) < 500)
 
 
 def _singular(what: str, count: int) -> str:
