@@ -1,8 +1,8 @@
 """Blobs: the bytes of files, in the data folder under names that nobody chose.
 
 `DATA/blobs/<2 hex>/<key>`, the key being 32 random hex digits; a batch input has its line index beside it
-(`<key>.index`). A blob is written under `DATA/tmp`, synced, renamed, and its folder synced: under its name it is whole
-and durable.
+(`<key>.index`), the results of a batch their sequence (`store.sequence`). A blob is written under `DATA/tmp`, synced,
+renamed, and its folder synced: under its name it is whole and durable.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class Blobs:
         if _KEY.fullmatch(key) is None:
             raise ValueError(f"not the key of a blob: {key!r}")
         return self._folder / key[:2] / key
+
+    def temp_index_path(self, key: str) -> Path:
+        """What is written here becomes the blob's index when the blob gets its name."""
+        temp = self.temp_path(key)
+        return temp.with_name(temp.name + INDEX_SUFFIX)
 
     def index_path(self, key: str) -> Path:
         path = self.path(key)
@@ -119,7 +124,7 @@ class Blobs:
         """
         path, temp = self.path(key), self.temp_path(key)
         make_folder(path.parent)
-        temp_index = temp.with_name(temp.name + INDEX_SUFFIX)
+        temp_index = self.temp_index_path(key)
         if temp_index.exists():
             temp_index.replace(self.index_path(key))
         temp.replace(path)
@@ -129,7 +134,7 @@ class Blobs:
         """Remove what there is of a blob that nobody was told of. Blocking."""
         temp = self.temp_path(key)
         temp.unlink(missing_ok=True)
-        temp.with_name(temp.name + INDEX_SUFFIX).unlink(missing_ok=True)
+        self.temp_index_path(key).unlink(missing_ok=True)
         self._delete(key)
 
 

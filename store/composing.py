@@ -21,6 +21,7 @@ from store.blobs import Blobs, BlobWriter, StoredBlob
 from store.line_copies import Copier, windows_of
 from store.records import Damaged, RequestCounts, TokenUsage
 from store.segments import scan, usage_of
+from store.sequence import Taken, write_sequence
 
 NOWHERE: Final = 0xFFFF_FFFF
 PLACE_DTYPE: Final = np.dtype([("offset", "<u8"), ("length", "<u4"), ("segment", "<u4")])
@@ -43,16 +44,21 @@ class Composed:
 
 
 async def compose(
-    segments: Sequence[tuple[Path, int | None]], total_lines: int, missing: MissingLines, blobs: Blobs
+    segments: Sequence[tuple[Path, int | None]],
+    total_lines: int,
+    missing: MissingLines,
+    blobs: Blobs,
+    shard_nos: Sequence[int] | None = None,
 ) -> Composed:
     """Compose on a thread (`missing` is called there too).
 
     `segments` come with the bytes that count, the lowest generation of a shard first: a line's result is the first one
-    found. DiskFull and Damaged leave no file behind, and neither does cancelling.
+    found. With `shard_nos`, the shard of each of them, the sequence of the results is kept beside the first file.
+    DiskFull and Damaged leave no file behind, and neither does cancelling.
     """
     stopped = threading.Event()
     try:
-        return await asyncio.to_thread(_compose, segments, total_lines, missing, blobs, stopped)
+        return await asyncio.to_thread(_compose, segments, total_lines, missing, blobs, shard_nos, stopped)
     except asyncio.CancelledError:
         stopped.set()
         raise
@@ -67,9 +73,10 @@ def _compose(
     total_lines: int,
     missing: MissingLines,
     blobs: Blobs,
+    shard_nos: Sequence[int] | None,
     stopped: threading.Event,
 ) -> Composed:
-    places, usage = _places(segments, total_lines, stopped)
+    places, taken, usage = _places(segments, total_lines, stopped)
     succeeded = (places["segment"] & 1 == 1) & (places["segment"] != NOWHERE)
     completed = int(np.count_nonzero(succeeded))
     writers: list[BlobWriter] = []
@@ -80,6 +87,9 @@ def _compose(
                 if chosen.any():
                     writers.append(blobs.open_writer())
                     _copy(copier, places, chosen, missing, writers[-1], stopped)
+        if writers and shard_nos is not None:
+            sequence = [Taken(shard_no, line_nos) for shard_no, line_nos in zip(shard_nos, taken, strict=True)]
+            write_sequence(blobs.temp_index_path(writers[0].key), sequence, succeeded, places["length"])
         for writer in writers:
             writer.sync()
         stored.extend(writer.commit() for writer in writers)
@@ -97,26 +107,30 @@ def _compose(
 
 def _places(
     segments: Sequence[tuple[Path, int | None]], total_lines: int, stopped: threading.Event
-) -> tuple[npt.NDArray[Any], TokenUsage]:
-    """The place of every line's result, and the tokens of the results that count."""
+) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]], TokenUsage]:
+    """The place of every line's result, the lines that each segment gave results to in the order written, and the
+    tokens of the results that count."""
     places = np.zeros(total_lines, PLACE_DTYPE)
     places["segment"] = NOWHERE
     usage = TokenUsage()
+    taken: list[npt.NDArray[Any]] = []
     for number, (path, valid_bytes) in enumerate(segments):
         _check(stopped)
         found = scan(path, valid_bytes)
         if len(found.line_nos) == 0:
+            taken.append(found.line_nos)
             continue
         if int(found.line_nos.max()) >= total_lines:
             raise Damaged(f"segment {path} has line {int(found.line_nos.max())}; the batch has {total_lines} lines")
         line_nos, first = np.unique(found.line_nos, return_index=True)
         new = places["segment"][line_nos] == NOWHERE
         line_nos, first = line_nos[new], first[new]
+        taken.append(found.line_nos[np.sort(first)])
         places["offset"][line_nos] = found.offsets[first]
         places["length"][line_nos] = found.lengths[first]
         places["segment"][line_nos] = 2 * number + found.succeeded[first]
         usage += usage_of(found.usage[first])
-    return places, usage
+    return places, taken, usage
 
 
 def _copy(
@@ -136,6 +150,7 @@ def _copy(
         if len(made) != len(lost):
             raise ValueError(f"{len(lost)} lines have no result, and {len(made)} error lines were made for them")
         chosen["length"][lost] = [len(line) for line in made]
+        places["length"][window[lost]] = chosen["length"][lost]
         writer.write(copier.gather(chosen["segment"] >> 1, chosen["offset"], chosen["length"], lost, made))
 
 

@@ -7,7 +7,7 @@ when it looked, which is at least what anyone had read before. So a reader's pla
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,26 +57,45 @@ def read_page(
     """The next results, without newlines, and the place behind them. Blocking.
 
     `shards` are by number and hold at least those from `place.below` on that were ever leased; what is read of each is
-    its part of the page. A single line longer than `bytes_max` is a page of its own.
+    its part of the page. Only the last line of a page may lead beyond `bytes_max`.
     """
+    by_number = {shard.shard_no: shard for shard in shards}
+
+    def read(shard_no: int, skip: int, lines: int, size: int) -> list[bytes]:
+        return _results(by_number[shard_no], skip, lines, size)
+
+    sizes = ((shard.shard_no, shard.lines) for shard in shards)
+    return page_of(sizes, place, read, lines_max=lines_max, bytes_max=bytes_max)
+
+
+Read = Callable[[int, int, int, int], list[bytes]]
+"""Of a shard, behind its first so many results: at most so many lines and bytes, at least one line if there is one."""
+
+
+def page_of(
+    shards: Iterable[tuple[int, int]], place: Place, read: Read, *, lines_max: int, bytes_max: int
+) -> tuple[list[bytes], Place]:
+    """Walk the shards (number, lines) from `place` on until the page is full."""
     counts = dict(place.counts)
     found: list[bytes] = []
     size = 0
-    for shard in shards:
-        if shard.shard_no < place.below:
+    seen: dict[int, int] = {}
+    for shard_no, shard_lines in shards:
+        seen[shard_no] = shard_lines
+        if shard_no < place.below:
             continue
-        done = counts.get(shard.shard_no, 0)
-        if done >= shard.lines:
+        done = counts.get(shard_no, 0)
+        if done >= shard_lines:
             continue
         room = lines_max - len(found)
         if room <= 0 or (size >= bytes_max and found) or len(counts) >= SHARDS_NAMED_MAX:
             break
-        lines = _results(shard, done, room, bytes_max - size)
+        lines = read(shard_no, done, room, bytes_max - size)
         if lines:
-            counts[shard.shard_no] = done + len(lines)
+            counts[shard_no] = done + len(lines)
             found += lines
             size += sum(map(len, lines))
-    return found, _settled(Place(place.below, counts), {shard.shard_no: shard.lines for shard in shards})
+    return found, _settled(Place(place.below, counts), seen)
 
 
 def _results(shard: LiveShard, skip: int, lines_max: int, bytes_max: int) -> list[bytes]:
@@ -88,7 +107,10 @@ def _results(shard: LiveShard, skip: int, lines_max: int, bytes_max: int) -> lis
         if skip >= count:
             skip -= count
             continue
-        found += _lines(path, whole, skip, min(count, skip + lines_max - len(found)), bytes_max)
+        lines = _lines(path, whole, skip, min(count, skip + lines_max - len(found)), bytes_max - sum(map(len, found)))
+        found += lines
+        if skip + len(lines) < count:
+            break  # the page is full, perhaps a few bytes early: what comes next stands here, not in the next segment
         skip = 0
         if len(found) >= lines_max or sum(map(len, found)) >= bytes_max:
             break

@@ -31,6 +31,7 @@ from store.records import (
     FileRecord,
     LineError,
     RequestCounts,
+    SegmentRef,
     TokenUsage,
 )
 from store.segments import scan
@@ -136,9 +137,13 @@ class Finalizer:
         if batch.counts.total == 0:
             return Composed(None, None, RequestCounts(), TokenUsage()), 0
         failing = ending is not None and ending.to is BatchStatus.FAILED
-        paths = await self._segments(batch)
-        if failing:
+        refs = await self._store.work.segments(batch.id)
+        paths, shard_nos = self._paths(batch, refs), None
+        if failing:  # segments may be left out: a reader's place among the results means nothing any more
             paths = await asyncio.to_thread(_whole, paths)
+        else:
+            start = 1 if batch.invalid_lines else 0
+            shard_nos = [0] * start + [ref.shard_no + start for ref in refs]
         source = await self._source(batch, needed=not failing)
         error = result_lines.DAMAGED if ending is None else ending.missing
         missing_lines = 0
@@ -148,7 +153,7 @@ class Finalizer:
             missing_lines += len(line_nos)
             return _missing_lines(batch.id, _custom_ids(source, line_nos, damaged=failing), line_nos, error)
 
-        composed = await compose(paths, batch.counts.total, missing, self._store.blobs)
+        composed = await compose(paths, batch.counts.total, missing, self._store.blobs, shard_nos)
         return composed, missing_lines
 
     async def _quality(self, batch: BatchRecord, composed: Composed, missing_lines: int) -> str | None:
@@ -172,9 +177,8 @@ class Finalizer:
                 raise
             return None
 
-    async def _segments(self, batch: BatchRecord) -> list[tuple[Path, int | None]]:
+    def _paths(self, batch: BatchRecord, refs: Sequence[SegmentRef]) -> list[tuple[Path, int | None]]:
         """All segments that count, with what counts of each; before them the one of lines that validation refused."""
-        refs = await self._store.work.segments(batch.id)
         paths: list[tuple[Path, int | None]] = [
             (self._store.segment_path(ref.batch_id, ref.shard_no, ref.generation), ref.valid_bytes) for ref in refs
         ]
@@ -225,7 +229,7 @@ class Finalizer:
 
     async def _check_room(self, batch: BatchRecord) -> None:
         """The files of a batch are about as large as its segments, which can go only afterwards."""
-        paths = [path for path, _ in await self._segments(batch)]
+        paths = [path for path, _ in self._paths(batch, await self._store.work.segments(batch.id))]
         needed = await asyncio.to_thread(_bytes_of, paths)
         free = self._store.disk.free_bytes()
         if free < needed:

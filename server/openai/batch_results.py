@@ -1,4 +1,4 @@
-"""`/batches/{id}/results`: the results of a batch while it runs, beyond OpenAI's API."""
+"""`/batches/{id}/results`: the results of a batch while it runs and afterwards, beyond OpenAI's API."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from server.openai.paging import Limit, page_limit
 from server.openai.shapes import error_docs
 from store.live import LiveShard, Place, read_page
 from store.records import BatchRecord, BatchStatus, Damaged
+from store.sequence import read_ended_page
 
 CURSOR_HEADER = "x-nightbatch-next-cursor"
 STATUS_HEADER = "x-nightbatch-batch-status"
@@ -28,7 +29,7 @@ Cursor = Annotated[
 ]
 
 PAGE_DOC: dict[str, Any] = {
-    "description": "JSON lines as in the output and error files, those that were ready first, first. Empty: none is new.",
+    "description": "JSON lines as in the result files, those that were ready first, first. Empty: none is new.",
     "content": {"application/jsonl": {"schema": {"type": "string"}}},
     "headers": {
         CURSOR_HEADER: {"description": "The cursor of the next page.", "schema": {"type": "string"}},
@@ -47,17 +48,19 @@ async def list_batch_results(
 ) -> Response:
     """Results that are durable already, each once for whoever follows the cursor, successes and errors alike.
 
-    409 with the code `batch_ended` once the batch has its output and error files: they hold everything, in input order,
-    also what a page has shown before.
+    The cursor outlives restarts and the end of the batch. An empty page of a batch that has ended is the last one.
+    409 with the code `batch_ended` when it has ended and its results cannot be read like this: it has none, a result
+    file was deleted, or it failed on damaged files.
     """
     settings = api.settings
     count = page_limit(limit, default=settings.results_list_limit_default, maximum=settings.results_list_limit_max)
     place = _place(after)
     batch = await find_batch(api, tenant, batch_id)
     if batch.status.terminal:
-        raise _ended(batch)
-    lines: list[bytes] = []
-    if batch.status is not BatchStatus.VALIDATING:
+        lines, place = await _ended_page(api, batch, place, count)
+    elif batch.status is BatchStatus.VALIDATING:
+        lines = []
+    else:
         shards = await _shards(api, batch, place)
         try:
             lines, place = await asyncio.to_thread(
@@ -65,11 +68,39 @@ async def list_batch_results(
             )
         except Damaged:
             batch = await find_batch(api, tenant, batch_id)
-            if batch.status.terminal:  # it ended while it was read: its segments are gone, which is no damage
-                raise _ended(batch) from None
-            raise
+            if not batch.status.terminal:
+                raise
+            # It ended while it was read: its segments are gone, which is no damage.
+            lines, place = await _ended_page(api, batch, place, count)
     headers = {CURSOR_HEADER: str(place), STATUS_HEADER: batch.status.value}
     return Response(b"".join(line + b"\n" for line in lines), media_type="application/jsonl", headers=headers)
+
+
+async def _ended_page(api: Api, batch: BatchRecord, place: Place, count: int) -> tuple[list[bytes], Place]:
+    blobs = [
+        None if file is None else file.blob
+        for file in [
+            None if file_id is None else await api.store.files.get(batch.tenant, file_id)
+            for file_id in (batch.output_file_id, batch.error_file_id)
+        ]
+    ]
+    first = blobs[0] if batch.output_file_id is not None else blobs[1]
+    if first is None:
+        raise _ended(batch)
+    output, error = (None if blob is None else api.store.blobs.path(blob) for blob in blobs)
+    bytes_max = api.settings.results_page_bytes_max
+    try:
+        return await asyncio.to_thread(
+            read_ended_page,
+            api.store.index_path(first),
+            output,
+            error,
+            place,
+            lines_max=count,
+            bytes_max=bytes_max,
+        )
+    except FileNotFoundError:
+        raise _ended(batch) from None
 
 
 def _place(after: str | None) -> Place:

@@ -52,10 +52,10 @@ class Shard:
 STEP = st.tuples(st.sampled_from(["append", "append", "take over", "read"]), st.integers(0, 3), st.integers(1, 9))
 
 
-@given(st.lists(STEP, max_size=60), st.integers(1, 20))
+@given(st.lists(STEP, max_size=60), st.integers(1, 20), st.integers(1, 60))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_reader_that_follows_the_cursor_sees_every_result_once(
-    tmp_path: Path, steps: list[tuple[str, int, int]], lines_max: int
+    tmp_path: Path, steps: list[tuple[str, int, int]], lines_max: int, bytes_max: int
 ) -> None:
     shards = [Shard(tmp_path, no, lines=12) for no in range(4)]
     place, seen = Place(), []
@@ -67,7 +67,7 @@ def test_a_reader_that_follows_the_cursor_sees_every_result_once(
         else:
             # Through text, as a client carries it.
             lines, place = read_page(
-                [shard.view() for shard in shards], Place.parse(str(place)), lines_max=lines_max, bytes_max=1000
+                [shard.view() for shard in shards], Place.parse(str(place)), lines_max=lines_max, bytes_max=bytes_max
             )
             assert len(lines) <= lines_max
             seen += lines

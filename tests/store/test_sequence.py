@@ -1,0 +1,112 @@
+"""Reading results over the end of a batch: who was in the middle goes on where they were."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store.blobs import Blobs
+from store.composing import compose
+from store.live import LiveShard, Place, read_page
+from store.records import Damaged, LineResult, TokenUsage
+from store.segments import SegmentWriter, scan
+from store.sequence import read_ended_page
+
+SHARD_LINES = 8
+numbers = itertools.count()
+
+
+def result_of(line_no: int) -> bytes:
+    return b'{"id":"batch_req_%d"%b}' % (line_no, b" " * (line_no % 5))
+
+
+def missing(line_nos: Sequence[int]) -> list[bytes]:
+    return [result_of(line_no) for line_no in line_nos]
+
+
+Generations = list[list[int]]
+"""The line numbers of a shard in the order in which they are written, by generation."""
+
+
+@st.composite
+def shards(draw: st.DrawFn) -> list[Generations]:
+    """Some lines of each shard have results, in any order, in up to three generations."""
+    found = []
+    for shard in range(draw(st.integers(1, 4))):
+        order = draw(st.permutations(range(shard * SHARD_LINES, (shard + 1) * SHARD_LINES)))
+        cuts = sorted(draw(st.lists(st.integers(0, SHARD_LINES), min_size=3, max_size=3)))
+        found.append([order[start:stop] for start, stop in itertools.pairwise([0, *cuts])])
+    return found
+
+
+def write(folder: Path, generations: Generations) -> list[tuple[Path, int | None]]:
+    segments: list[tuple[Path, int | None]] = []
+    for line_nos in generations:
+        path = folder / f"{next(numbers)}.segment"
+        writer = SegmentWriter.create(path)
+        for line_no in line_nos:
+            writer.append([LineResult(line_no, line_no % 3 != 0, result_of(line_no), TokenUsage())])
+        writer.close()
+        segments.append((path, scan(path).valid_bytes))
+    return segments
+
+
+@given(shards(), st.integers(0, 6), st.integers(1, 9), st.integers(1, 200))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_reader_in_the_middle_reads_the_rest_from_the_files_of_the_ended_batch(
+    tmp_path: Path, written: list[Generations], pages_before: int, lines_max: int, bytes_max: int
+) -> None:
+    folder = tmp_path / str(next(numbers))
+    folder.mkdir()
+    blobs = Blobs(folder)
+    segments = [write(folder, generations) for generations in written]
+    live = [LiveShard(no, SHARD_LINES, parts) for no, parts in enumerate(segments)]
+    seen: list[bytes] = []
+    place = Place()
+    for _ in range(pages_before):
+        lines, place = read_page(live, place, lines_max=lines_max, bytes_max=bytes_max)
+        seen += lines
+    flat = [part for parts in segments for part in parts]
+    shard_nos = [no for no, parts in enumerate(segments) for _ in parts]
+    total = SHARD_LINES * len(segments)
+    composed = asyncio.run(compose(flat, total, missing, blobs, shard_nos))
+    keys = [blob.key for blob in (composed.output, composed.error) if blob is not None]
+    output, error = (None if blob is None else blobs.path(blob.key) for blob in (composed.output, composed.error))
+    while True:
+        lines, place = read_ended_page(
+            blobs.index_path(keys[0]), output, error, Place.parse(str(place)), lines_max=lines_max, bytes_max=bytes_max
+        )
+        if not lines:
+            break
+        assert len(lines) <= lines_max
+        assert sum(map(len, lines[:-1])) < bytes_max
+        seen += lines
+    assert sorted(seen) == sorted(result_of(line_no) for line_no in range(total))
+    asyncio.run(drop(blobs, keys))
+    assert not [path for path in (folder / "blobs").rglob("*") if path.is_file()]
+    assert not list((folder / "tmp").iterdir())
+
+
+async def drop(blobs: Blobs, keys: Sequence[str]) -> None:
+    for key in keys:
+        await blobs.delete(key)
+
+
+def test_a_sequence_that_does_not_fit_its_files_is_damage(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    composed = asyncio.run(compose(write(tmp_path, [[1, 2]]), 3, missing, blobs, [0]))
+    assert composed.output is not None
+    path = blobs.index_path(composed.output.key)
+    wrong = tmp_path / "other"
+    wrong.write_bytes(b"x" * 1000)
+    with pytest.raises(Damaged, match="does not have the results"):
+        read_ended_page(path, wrong, wrong, Place(), lines_max=9, bytes_max=999)
+    path.write_bytes(b"nonsense1234")
+    with pytest.raises(Damaged, match="is no sequence"):
+        read_ended_page(path, wrong, wrong, Place(), lines_max=9, bytes_max=999)
