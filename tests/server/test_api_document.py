@@ -115,12 +115,18 @@ def error_codes() -> set[str]:
     return found
 
 
+def is_code(key: ast.expr | None) -> bool:
+    return isinstance(key, ast.Constant) and key.value == "code"
+
+
 def codes_of(node: ast.AST) -> set[str]:
     values: list[ast.expr | None] = []
     if isinstance(node, ast.Call):
         values += [keyword.value for keyword in node.keywords if keyword.arg == "code"]
         if getattr(node.func, "attr", getattr(node.func, "id", "")) == "LineError":
             values += node.args[:1]
+    elif isinstance(node, ast.Dict):
+        values += [value for key, value in zip(node.keys, node.values, strict=True) if is_code(key)]
     elif isinstance(node, ast.Assign | ast.AnnAssign):
         assigned = node.targets if isinstance(node, ast.Assign) else [node.target]
         targets = [target.id for target in assigned if isinstance(target, ast.Name)]
