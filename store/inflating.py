@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Protocol
 
 if sys.version_info >= (3, 14):
@@ -21,6 +22,8 @@ PIECE_BYTES_MAX: Final = 1024 * 1024
 
 MAGIC_BYTES: Final = 4
 """How many of a file's first bytes `compression_of` looks at."""
+
+FIRST_READ_BYTES: Final = 64 * 1024
 
 GZIP_WBITS: Final = 31  # zlib's word for a gzip header and trailer
 GZIP, ZSTD = "gzip", "zstd"
@@ -96,6 +99,21 @@ class Inflater:
             return False
         self._member = self._new()
         return True
+
+
+def first_line(path: Path, bytes_max: int) -> bytes:
+    """The first line of a file that may be compressed, of a longer one `bytes_max`. Blocking."""
+    with path.open("rb") as file:
+        compression = compression_of(file.read(MAGIC_BYTES))
+        file.seek(0)
+        if compression is None:
+            return file.readline(bytes_max)
+        inflater, found = Inflater(compression), b""
+        while b"\n" not in found and len(found) < bytes_max and (data := file.read(FIRST_READ_BYTES)):
+            inflater.feed(data)
+            while b"\n" not in found and len(found) < bytes_max and (piece := inflater.piece()):
+                found += piece
+    return found[: found.find(b"\n") + 1 or len(found)][:bytes_max]
 
 
 class _Member(Protocol):

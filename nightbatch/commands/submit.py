@@ -24,7 +24,7 @@ FIRST_LINE_BYTES_MAX = 64 * 1024 * 1024
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="Batch input: a JSONL file, one request per line.")],
+    file: Annotated[Path, typer.Argument(help="Batch input: JSONL, one request per line, or that as .gz or .zst.")],
     endpoint: Annotated[
         str | None, typer.Option(help="Endpoint of all lines. Default: the url of the first line.")
     ] = None,
@@ -89,11 +89,14 @@ def _announce(batch: Batch) -> None:
 
 def first_url(file: Path) -> str:
     """The endpoint that the first line asks for: all lines of a batch have the same."""
+    from store.inflating import CorruptStream, first_line
+
     try:
-        with file.open("rb") as lines:
-            line = lines.readline(FIRST_LINE_BYTES_MAX)
+        line = first_line(file, FIRST_LINE_BYTES_MAX)
     except OSError as error:
         raise exits.UsageError(f"{file}: {error.strerror or error}") from error
+    except CorruptStream as error:
+        raise exits.UsageError(f"{file}: {error}") from error
     if not line.strip():
         raise exits.UsageError(f"{file}: the first line is empty; a batch input has one JSON object per line")
     try:

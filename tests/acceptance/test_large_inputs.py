@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,3 +72,11 @@ def test_the_strict_profile_is_a_flag_and_holds_files_windows_and_lines_to_opena
             assert "mismatched_model" in [error.code for error in failed.errors.data]
     finally:
         server.stop()
+
+
+def test_the_command_takes_a_compressed_file_as_it_is(server: ServerProcess, tmp_path: Path) -> None:
+    source = tmp_path / "nightly.jsonl.gz"
+    source.write_bytes(gzip.compress(CONTENT))
+    command = [sys.executable, "-P", "-m", "nightbatch", "submit", str(source), "--url", server.url]
+    done = subprocess.run([*command, "--wait", "--output", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -47,7 +47,7 @@ async def complete(http: httpx2.AsyncClient, upload_id: str, part_ids: list[str]
     return await http.post(f"/uploads/{upload_id}/complete", json={"part_ids": part_ids, **body})
 
 
-def error_of(response: httpx2.Response) -> tuple[int, str, str]:
+def error_of(response: httpx2.Response) -> tuple[int, str | None, str]:
     error = response.json()["error"]
     return response.status_code, error["param"], error["code"]
 

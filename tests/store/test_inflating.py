@@ -6,12 +6,13 @@ import gzip
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.inflating import GZIP, PIECE_BYTES_MAX, ZSTD, CorruptStream, Inflater, compression_of, plain_name
+from store.inflating import GZIP, PIECE_BYTES_MAX, ZSTD, CorruptStream, Inflater, compression_of, first_line, plain_name
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -107,3 +108,16 @@ def test_a_frame_that_would_need_much_memory_is_refused_and_one_of_128_mib_is_no
         else:
             with pytest.raises(CorruptStream, match="too much memory"):
                 inflated(ZSTD, data)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gzip", "zstd"])
+def test_the_first_line_is_read_without_the_rest(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    file = tmp_path / "in"
+    for content, first in [
+        (b"one\ntwo\n" + b"x" * 3 * PIECE_BYTES_MAX, b"one\n"),
+        (b"only", b"only"),
+        (b"y" * 3 * PIECE_BYTES_MAX + b"\n", b"y" * 100_000),
+        (b"", b""),
+    ]:
+        file.write_bytes(pack(content))
+        assert first_line(file, 100_000) == first
