@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from server import metrics
 from server.auth import TenantDep
 from server.bodies import read_json_object
 from server.context import Api, ApiDep
-from server.errors import NO_RETRY, ApiError, invalid, missing, shown
+from server.errors import NO_RETRY, ApiError
 from server.ids import new_part_id, new_upload_id
-from server.openai import strict
-from server.openai.expiry import check_expires_after
 from server.openai.files import LINE_ERRORS_HEADER, new_record
-from server.openai.incoming import BATCH
 from server.openai.joining import MD5, PART_IDS, chosen_parts, join
 from server.openai.parts import PART_DOC, receive_part
 from server.openai.shapes import FileObject, UploadObject, UploadPartObject, error_docs, reply
-from server.openai.uploading import PURPOSES, check_filename, check_purpose
-from server.settings import ServerSettings
+from server.openai.upload_params import COMPLETE_DOC, CREATE_DOC, parse_md5, parse_part_ids, parse_upload_params
 from store.parts import PartRecord, UploadRecord
 from store.records import FileRecord, UploadStatus
 
-EXPIRY = "expires_after"
-MD5_PATTERN = re.compile(r"[0-9a-fA-F]{32}")
-
 router = APIRouter(tags=["Uploads"])
-
-
-def _body_doc(required: list[str], properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "required": required, "properties": properties}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-CREATE_DOC = _body_doc(
-    ["bytes", "filename", "mime_type", "purpose"],
-    {
-        "bytes": {"type": "integer", "minimum": 1},
-        "filename": {"type": "string", "minLength": 1},
-        "mime_type": {"type": "string"},
-        "purpose": {"type": "string", "enum": list(PURPOSES)},
-        EXPIRY: {
-            "type": "object",
-            "required": ["anchor", "seconds"],
-            "properties": {
-                "anchor": {"type": "string", "enum": ["created_at"]},
-                "seconds": {"type": "integer", "minimum": 3600, "maximum": 2592000},
-            },
-        },
-    },
-)
-COMPLETE_DOC = _body_doc(
-    [PART_IDS],
-    {PART_IDS: {"type": "array", "items": {"type": "string"}}, MD5: {"type": "string"}},
-)
 
 
 @router.post(
@@ -66,7 +27,7 @@ COMPLETE_DOC = _body_doc(
 async def create_upload(request: Request, api: ApiDep, tenant: TenantDep) -> Response:
     """Begin a file in parts. It waits for an hour to be completed."""
     body = await read_json_object(request, bytes_max=api.settings.json_body_bytes_max)
-    wanted = _wanted(body, api.settings)
+    wanted = parse_upload_params(body, api.settings)
     await api.store.disk.room_for_upload(wanted.bytes)
     now = int(api.now())
     record = UploadRecord(
@@ -115,7 +76,7 @@ async def complete_upload(upload_id: str, request: Request, api: ApiDep, tenant:
     """Join the named parts in their order; the others are deleted. Repeated, it answers with the same file."""
     await _find(api, tenant, upload_id)
     body = await read_json_object(request, bytes_max=api.settings.json_body_bytes_max)
-    part_ids, md5 = _part_ids(body.get(PART_IDS)), _md5(body.get(MD5))
+    part_ids, md5 = parse_part_ids(body.get(PART_IDS)), parse_md5(body.get(MD5))
     async with api.store.parts.completing(upload_id):
         upload = await _find(api, tenant, upload_id)
         if upload.status is UploadStatus.COMPLETED:  # by the request that this one repeats
@@ -189,65 +150,3 @@ def _shape(upload: UploadRecord, status: UploadStatus, file: FileRecord | None =
         status=status.value,
         file=None if file is None else FileObject.of(file),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    bytes: int
-    filename: str
-    mime_type: str
-    purpose: str
-    expires_after_seconds: int | None
-
-
-def _wanted(body: dict[str, Any], settings: ServerSettings) -> _Wanted:
-    size = body.get("bytes")
-    if size is None:
-        raise missing("bytes")
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise invalid("bytes", "expected an integer.", code="invalid_type")
-    if size < 1:
-        raise invalid("bytes", f"expected at least 1, but got {size}.", code="integer_below_min_value")
-    filename, mime_type = _text(body, "filename"), _text(body, "mime_type")
-    purpose = check_purpose(_text(body, "purpose"))
-    check_filename("filename", filename, settings)
-    check_filename("mime_type", mime_type, settings)
-    if purpose == BATCH:
-        strict.check_name(filename, settings)
-    if size > strict.bytes_max(purpose, settings, in_parts=True):
-        raise strict.too_large(purpose, settings, in_parts=True)
-    return _Wanted(size, filename, mime_type, purpose, _expires_after_seconds(body.get(EXPIRY), settings))
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    value = body.get(name)
-    if value is None or value == "":
-        raise missing(name)
-    if not isinstance(value, str):
-        raise invalid(name, f"expected a string, but got {shown(value)}.", code="invalid_type")
-    return value
-
-
-def _expires_after_seconds(value: object, settings: ServerSettings) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise invalid(EXPIRY, "expected an object.", code="invalid_type")
-    names = (f"{EXPIRY}.anchor", f"{EXPIRY}.seconds")
-    return check_expires_after(value.get("anchor"), value.get("seconds"), names=names, settings=settings)
-
-
-def _part_ids(value: object) -> list[str]:
-    if value is None:
-        raise missing(PART_IDS)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise invalid(PART_IDS, "expected an array of strings.", code="invalid_type")
-    return value
-
-
-def _md5(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or MD5_PATTERN.fullmatch(value) is None:
-        raise invalid(MD5, "expected 32 hexadecimal digits.")
-    return value
