@@ -131,6 +131,8 @@ def _send(
     if uploaded.broken_lines:
         says = f"{file.name}: {uploaded.broken_lines:,} lines are broken; see them with: nightbatch validate {file}"
         screen.print(says, markup=False)
+        if extra.get("on_invalid_line") != "report":
+            screen.print("  to run the others all the same: --on-invalid-line report", markup=False)
     return client.create(uploaded.file.id, endpoint=endpoint, window=window, metadata=metadata, extra=extra)
 
 

@@ -174,6 +174,7 @@ def test_a_file_with_broken_lines_says_so_at_upload_and_runs_the_rest_when_asked
     refused = run(server, "submit", str(source), "--wait", "--output", str(tmp_path))
     assert refused.returncode == exits.BATCH_FAILED
     assert "in.jsonl: 1 lines are broken" in refused.stderr
+    assert "to run the others all the same: --on-invalid-line report" in refused.stderr
     done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path), "--on-invalid-line", "report")
     assert done.returncode == exits.SOME_FAILED, done.stderr
     assert "2 of 3 lines succeeded, 1 failed" in done.stdout
