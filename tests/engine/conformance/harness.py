@@ -27,6 +27,7 @@ class EngineUnderTest(ABC):
     embedding_model: str
     seconds_to_start: float = 10.0
     long_tokens: int = 4_000
+    calls_tools: bool = True
     late_rejection: dict[str, Any] | None = None
     aborted: dict[str, Any] | None = None
     overloaded: dict[str, Any] | None = None

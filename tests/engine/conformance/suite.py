@@ -218,7 +218,7 @@ async def log_probabilities_come_with_each_token(under_test: EngineUnderTest) ->
 
 
 @conformance
-async def a_tool_that_must_be_called_is_called(under_test: EngineUnderTest) -> None:
+async def a_tool_that_must_be_called_is_called_or_refused(under_test: EngineUnderTest) -> None:
     function = {"name": "sort", "description": "Sorts a message.", "parameters": SCHEMA}
     request = under_test.chat(
         "My card has not arrived.",
@@ -226,7 +226,11 @@ async def a_tool_that_must_be_called_is_called(under_test: EngineUnderTest) -> N
         tools=[{"type": "function", "function": function}],
         tool_choice={"type": "function", "function": {"name": "sort"}},
     )
-    choice = body_of(await under_test.engine.generate(request))["choices"][0]
+    result = await under_test.engine.generate(request)
+    if not under_test.calls_tools:
+        assert error_of(result)["type"] == "invalid_request_error"
+        return
+    choice = body_of(result)["choices"][0]
     (call,) = choice["message"]["tool_calls"]
     assert (call["type"], call["function"]["name"]) == ("function", "sort")
     assert json.loads(call["function"]["arguments"])["label"] in LABELS

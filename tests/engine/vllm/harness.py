@@ -34,6 +34,7 @@ class VllmUnderTest(EngineUnderTest):
     embedding_model = EMBEDDING_MODEL
     seconds_to_start = 240.0
     long_tokens = 3_500
+    calls_tools = False  # without --tool-call-parser vLLM refuses tools that must be called
 
     def __init__(self, chat: VllmEngine, embedding: VllmEngine) -> None:
         self.engine = chat
