@@ -14,9 +14,9 @@ from server.errors import NO_RETRY, ApiError, invalid, shown
 from server.ids import new_batch_id
 from server.openai.batch_params import ENDPOINTS, BatchParams, parse_batch_params
 from server.openai.idempotency import Repetition, check_same, read_repetition
+from server.openai.incoming import BATCH
 from server.openai.paging import After, Limit, edges, page_limit
 from server.openai.shapes import BatchList, BatchObject, error_docs, reply
-from server.openai.uploading import BATCH
 from store.markers import reach
 from store.records import BATCH_EDGES, BatchRecord, BatchStatus, FileRecord, NewBatch, NotFound, PinnedModel
 
