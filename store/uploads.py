@@ -7,6 +7,7 @@ the event loop: writing and syncing run on threads, indexing in another process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -26,6 +27,9 @@ from store.settings import MIB, StoreSettings
 
 WRITE_BYTES: Final = 1 * MIB
 """How much an upload gathers before it is written: one thread hop, and one word to the index worker, for this much."""
+
+SYNC_BYTES: Final = 16 * MIB
+"""After so much more an upload is synced while it goes on, so that its end need not wait for all of it."""
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,8 @@ class Upload:
         self._pool: IndexPool | None = None
         self._job: IndexJob | None = None
         self._finished = False
+        self._synced_bytes = 0
+        self._syncing: asyncio.Task[None] | None = None
 
     async def index_with(self, pool: IndexPool) -> None:
         """Have the lines indexed, from the first byte on."""
@@ -103,6 +109,7 @@ class Upload:
             await self._flush()
             reach("upload.received")
             summary, _ = await asyncio.gather(self._indexed(), asyncio.to_thread(self._spool.sync))
+            await self._settle()
             await asyncio.to_thread(self._publish)
         except BaseException:
             await self.abort()
@@ -117,6 +124,8 @@ class Upload:
             return
         if self._job is not None:
             self._job.abort()
+        with contextlib.suppress(Exception):  # the upload is given up, whatever else is wrong with it
+            await self._settle()
         await asyncio.to_thread(self._discard)
 
     @property
@@ -132,6 +141,16 @@ class Upload:
         size = await asyncio.to_thread(self._spool.write, pieces)
         if self._job is not None:
             self._job.grow(size)
+        if size - self._synced_bytes >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            await self._settle()
+            self._synced_bytes = size
+            self._syncing = asyncio.create_task(asyncio.to_thread(self._spool.sync_so_far))
+
+    async def _settle(self) -> None:
+        """Wait for a sync that was started on the way; what it met is this upload's."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            await syncing
 
     async def _indexed(self) -> InputSummary | None:
         """The summary of the finished index. A worker that died costs indexing from the start, once."""
@@ -187,6 +206,17 @@ class _Spool:
                 os.fsync(self._open_fd())
             except OSError as error:
                 raise self._refusal(error) from error
+
+    def sync_so_far(self) -> None:
+        """Let the disk begin: what is written by now need not be waited for at the end. Writing goes on meanwhile."""
+        with self._lock:
+            fd = os.dup(self._open_fd())
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            raise self._refusal(error) from error
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from store.disk import Disk
 from store.index import LineIndex
 from store.records import DiskFull, StoreError, TooLarge
 from store.settings import MIB, StoreSettings
-from store.uploads import WRITE_BYTES, Uploads
+from store.uploads import SYNC_BYTES, WRITE_BYTES, Uploads
 
 SECRET = b"s" * 32
 ENDED_SECONDS = 10
@@ -136,6 +136,26 @@ async def test_slow_uploads_share_the_workers_and_hold_up_nobody(open_uploads: O
     assert len(uploads.worker_pids()) == ROOM.index_workers_max
     finished = await asyncio.gather(*(begun.finish() for begun in slow))
     assert [blob.summary.lines for blob in finished if blob.summary is not None] == [3000] * 5
+
+
+async def test_a_large_upload_is_synced_on_the_way_and_whole_at_its_end(tmp_path: Path, open_uploads: Open) -> None:
+    data = requests(100_000)[: 2 * SYNC_BYTES + 12_345]
+    begun = await open_uploads().begin(indexed=True)
+    syncs = 0
+    for at in range(0, len(data), WRITE_BYTES):
+        await begun.write(data[at : at + WRITE_BYTES])
+        syncs += begun._syncing is not None
+    stored = await begun.finish()
+    assert syncs > 0
+    assert Blobs(tmp_path).path(stored.key).read_bytes() == data
+
+
+async def test_an_upload_that_is_given_up_while_it_is_synced_leaves_nothing(tmp_path: Path, open_uploads: Open) -> None:
+    begun = await open_uploads().begin(indexed=False)
+    while begun._syncing is None:
+        await begun.write(b"x" * WRITE_BYTES)
+    await begun.abort()
+    assert left_behind(tmp_path) == []
 
 
 async def test_an_aborted_upload_leaves_nothing(tmp_path: Path, open_uploads: Open) -> None:
