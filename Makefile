@@ -12,6 +12,9 @@ PYTEST_ARGS ?=
 # Two at a time where nothing loads real weights: most of these tests wait for processes, not for a core.
 WORKERS ?= 2
 LIGHT := not real_engine and not crash
+# What these show does not depend on the version of Python: other people's clients, documents, figures, a full disk.
+ONCE := tests/benchmarks tests/nightbatch/test_compare_answers.py \
+  $(addprefix tests/acceptance/test_, openapi.py helper_libraries.py node.py readme.py many_bad_lines.py full_disk.py)
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +38,7 @@ test-real: install ## only the tests that load real weights into vLLM
 test-other-pythons: ## unit and simulated-engine tests on Python 3.12 and 3.13, where present
 	@for version in 3.12 3.13; do \
 	  if python=$$(requirements/find-python $$version); then \
-	    $(MAKE) test-light PYTHON=$$python || exit 1; \
+	    $(MAKE) test-light PYTHON=$$python PYTEST_ARGS="$(ONCE:%=--ignore=%) $(PYTEST_ARGS)" || exit 1; \
 	  else \
 	    echo "== skipped: Python $$version, none on the PATH or in pyenv that runs"; \
 	  fi; \
