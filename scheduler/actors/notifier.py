@@ -72,13 +72,15 @@ class Notifier:
         """Plan what is new and send what is due."""
         await self._plan()
         for target in self._targets:
+            # One that ends while the list is read still stands in it: what was under way before is not due.
+            under_way = set(self._tasks)
             room = DELIVERIES_PER_TARGET_MAX - sum(name == target.name for _, name in self._tasks)
             if room > 0:
                 # Those under way are due as well: they come first in the list, and are passed over.
                 limit = DELIVERIES_PER_TARGET_MAX + room
                 for delivery in await self._store.events.due(target.name, now=self._now(), limit=limit):
                     place = (delivery.event.id, target.name)
-                    if room > 0 and place not in self._tasks:
+                    if room > 0 and place not in under_way:
                         room -= 1
                         self._start(place, target, delivery)
 

@@ -35,7 +35,7 @@ from scheduler.policy.delivering import (
     secret_problem,
 )
 from store import Store
-from store.events import EventRecord
+from store.events import Delivery, EventRecord
 from store.records import BatchStatus
 from tests.scheduler.world import World, chats, poll, running
 
@@ -298,6 +298,35 @@ async def test_an_outcome_that_the_store_refuses_is_noted_later_and_nothing_sent
         async with running(world.scheduler(targets=[target(receiver.url)], notify_seconds=0.01)):
             await poll(lambda: tried(world.store, receiver, 1, pending=0))
         assert (refusals, len(receiver.got)) == (3, 1)
+
+
+async def test_a_delivery_that_ends_while_the_list_of_due_ones_is_read_is_not_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.batch([b"{"])
+    async with running(world.scheduler(notify_seconds=3600)), receiving() as receiver:
+        await poll(lambda: one_event(world.store))
+        receiver.wait.clear()
+        notifier = Notifier(world.store, [target(receiver.url)], now=time.time)
+        await notifier.look()
+        await poll(lambda: is_so(lambda: len(receiver.got) == 1))
+        read = world.store.events.due
+
+        async def read_slowly(*names: Any, **limits: Any) -> list[Delivery]:
+            found = await read(*names, **limits)
+            receiver.wait.set()
+            await poll(lambda: is_so(lambda: not notifier._tasks))
+            return found
+
+        monkeypatch.setattr(world.store.events, "due", read_slowly)
+        await notifier.look()
+        await poll(lambda: is_so(lambda: not notifier._tasks))
+        await notifier.close()
+        assert len(receiver.got) == 1
+
+
+async def one_event(store: Store) -> bool:
+    return len(await store.events.unplanned(10)) == 1
 
 
 async def test_what_is_still_to_be_delivered_is_counted(world: World) -> None:
