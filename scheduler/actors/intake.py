@@ -128,11 +128,12 @@ class Intake:
         pins = sorted({(pin.id, pin.revision) for pin in names if pin is not None})
         # A name that nothing serves stands only in broken lines, which are not looked up.
         numbers = [0 if pin is None else pins.index((pin.id, pin.revision)) for pin in names]
-        valid = np.flatnonzero(~problems.broken)
-        records = index.records[valid]
+        # The records of a large file are tens of megabytes: they are copied only where some are left out.
+        valid = np.flatnonzero(~problems.broken) if invalid_lines else None
+        records = index.records if valid is None else index.records[valid]
         model = _renumbered(records["model"], numbers)
         order = execution_order(model=model, ladder=records["ladder"], output_tokens=records["output_tokens"])
-        write_order(source.order_path, valid[order], lines=index.count)
+        write_order(source.order_path, order if valid is None else valid[order], lines=index.count)
         cut = cut_shards(
             model=model[order],
             line_bytes=records["length"][order],
