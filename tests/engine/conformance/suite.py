@@ -96,6 +96,15 @@ async def several_choices_come_back_in_order(under_test: EngineUnderTest) -> Non
 
 
 @conformance
+async def a_seed_repeats_an_answer_at_any_temperature(under_test: EngineUnderTest) -> None:
+    answers = []
+    for _ in range(2):
+        result = await under_test.engine.generate(under_test.chat("Name a city.", seed=7, temperature=1, max_tokens=4))
+        answers.append(body_of(result)["choices"][0]["message"]["content"])
+    assert answers[0] == answers[1]
+
+
+@conformance
 async def completions_take_one_prompt_or_many(under_test: EngineUnderTest) -> None:
     prompts = ["Once upon a time", "The end"]
     result = await under_test.engine.generate(
