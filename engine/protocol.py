@@ -157,12 +157,16 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """A glance, free to take. Zeros where an engine cannot tell."""
+    """A glance, free to take. Zeros where an engine cannot tell.
+
+    `elsewhere` are requests on the engine that did not come through it as an object here: other clients of an upstream.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_use: float = 0.0
     step_ms: float = 0.0
+    elsewhere: int = 0
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from engine.presence import Presence
 from engine.protocol import Engine, EngineError, EngineState, ModelInfo
 from engine.selection import least_loaded
 
@@ -21,13 +22,19 @@ class Observable(Protocol):
 
 
 class Registry:
-    """Several engines may serve one model, and one engine several models. `aliases` are other names of model ids."""
+    """Several engines may serve one model, and one engine several models. `aliases` are other names of model ids.
 
-    def __init__(self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None) -> None:
+    `presence` counts the online requests on them: who sends one says so there.
+    """
+
+    def __init__(
+        self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None, *, presence: Presence | None = None
+    ) -> None:
         names = [engine.name for engine in engines]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"engine names must differ; used more than once: {', '.join(repeated)}")
+        self.presence = presence or Presence()
         self._engines = tuple(engines)
         self._aliases = dict(aliases or {})
         self._callbacks: list[Callable[[], None]] = []

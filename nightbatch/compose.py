@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.presence import Presence
 from engine.registry import Registry
 from nightbatch.config import Config, ConfigError
 from nightbatch.config.notifying import WebhookConfig
@@ -59,7 +60,7 @@ async def compose(
     store = await open_store(config.store.folder, settings=store_settings(config), now=now)
     try:
         fleet = await build_fleet(config, folder=config.store.folder / "engines", environment=environment, now=now)
-        registry = Registry(fleet.engines, config.names)
+        registry = Registry(fleet.engines, config.names, presence=Presence(fleet.devices, monotonic=monotonic))
         scheduler = Scheduler(
             store,
             registry,

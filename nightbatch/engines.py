@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.backoff import ENGINE_BACKOFF, REMOTE_BACKOFF, BackoffPolicy
@@ -20,6 +20,7 @@ from engine.vllm import VllmEngine
 from engine.vllm.arguments import UnknownArgument
 from engine.vllm.flags import known_options
 from engine.vllm.planning import Planned, Wanted, plan
+from engine.vllm.spec import VllmSpec
 from nightbatch.config import Config, ConfigError, ModelConfig
 from nightbatch.engine_names import EngineNames
 from nightbatch.preparing import prepare_with_progress
@@ -30,12 +31,14 @@ MIB = 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The engines of a server, none started. `models` and `plan` are lines for people: what is served by what, and how
-    memory and cores are split. `ended` tells of leftovers of a former server that were ended."""
+    memory and cores are split. `ended` tells of leftovers of a former server that were ended. `devices` says which of
+    this machine's devices each engine uses; upstreams use none."""
 
     engines: Sequence[Engine]
     models: Sequence[str] = ()
     plan: Sequence[str] = ()
     ended: Sequence[str] = ()
+    devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 async def build_fleet(
@@ -63,7 +66,16 @@ async def build_fleet(
             engines += remote_engines(model, environment, names, now)
             models += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
     supervised = tuple(Supervised(engine, _policy(engine), now=now) for engine in engines)
-    return Fleet(supervised, tuple(models), planned.lines, tuple(ended))
+    devices = {spec.name: devices_of(spec) for spec in planned.specs}
+    devices |= {engine.name: frozenset({engine.name}) for engine in engines if isinstance(engine, SimulatedEngine)}
+    return Fleet(supervised, tuple(models), planned.lines, tuple(ended), devices)
+
+
+def devices_of(spec: VllmSpec) -> frozenset[str]:
+    """All CPU engines count as one device: even those bound to cores of their own share memory and caches."""
+    if spec.devices is None:
+        return frozenset({spec.device})
+    return frozenset(f"cuda:{number}" for number in spec.devices.split(","))
 
 
 def _policy(engine: Engine) -> BackoffPolicy:

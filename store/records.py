@@ -145,7 +145,8 @@ class TokenUsage:
 @dataclass(frozen=True, slots=True)
 class NewBatch:
     """What `create` stores. `models` maps each model name as written in the input to what it is pinned to; a name that
-    is not served is left out (intake then fails the batch with `model_not_found`). `expires_at` is the deadline."""
+    is not served is left out (intake then fails the batch with `model_not_found`). `expires_at` is the deadline;
+    `deadline_at` is the same where the client named it instead of leaving it to the completion window."""
 
     id: str
     tenant: str
@@ -162,6 +163,7 @@ class NewBatch:
     idempotency_key: str | None = None
     request_digest: str | None = None
     parent_batch_id: str | None = None
+    deadline_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,9 @@ class BatchRecord:
     lines_per_s: float | None = None
     tokens_per_s: float | None = None
     quality: str | None = None
+    deadline_at: int | None = None
+    warnings: str | None = None
+    schedule: str | None = None
 
     @property
     def model(self) -> str | None:

@@ -83,6 +83,7 @@ def batch_values(new: NewBatch) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "request_digest": new.request_digest,
         "parent_batch_id": new.parent_batch_id,
+        "deadline_at": new.deadline_at,
     }
 
 
@@ -126,6 +127,9 @@ def batch_record(row: RowMapping) -> BatchRecord:
         lines_per_s=row["lines_per_s"],
         tokens_per_s=row["tokens_per_s"],
         quality=row["quality"],
+        deadline_at=row["deadline_at"],
+        warnings=row["warnings"],
+        schedule=row["schedule"],
     )
 
 

@@ -29,7 +29,8 @@ async def try_engines(api: Api, call: OnlineCall, attempt: Callable[[Engine, int
             break
         tried.add(engine.name)
         try:
-            return await attempt(engine, len(tried))
+            with api.registry.presence.online(engine.name):
+                return await attempt(engine, len(tried))
         except EngineUnavailable as error:
             unavailable = error
             deaths += error.died
