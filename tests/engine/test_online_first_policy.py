@@ -178,6 +178,17 @@ def test_rotation_keeps_everyone_and_gives_each_a_turn(candidates: list[int], be
     assert (order[len(order) - len(inside) :] if is_due else order[: len(inside)]) == inside
 
 
+def test_in_turns_everyone_takes_part() -> None:
+    """And not the same two groups again and again."""
+    names = [str(no) for no in range(20)]
+    beside: list[str] = []
+    seen: list[str] = []
+    for _ in range(5):
+        beside = rotated(names, beside, is_due=True)[:4]
+        seen += beside
+    assert seen == names
+
+
 def test_orders_and_reports_cross_the_file(tmp_path: Path) -> None:
     server = Channel.create(tmp_path / "e.channel", Orders(itl_ms_max=25.0))
     engine = Channel.open(tmp_path / "e.channel")

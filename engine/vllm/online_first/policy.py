@@ -148,7 +148,11 @@ _PREFILL_TOKENS_MIN = 32
 
 def rotated(candidates: Sequence[str], beside: Sequence[str], *, is_due: bool) -> list[str]:
     """The order in which batch requests are considered: those that took part last go on, so that the engine's batch
-    changes little; when a rotation is due they go behind the others."""
-    were = [one for one in beside if one in set(candidates)]
+    changes little; when a rotation is due they go behind the others, of whom those after them have waited longest."""
+    at = {one: place for place, one in enumerate(candidates)}
+    were = [one for one in beside if one in at]
     others = [one for one in candidates if one not in set(were)]
-    return [*others, *were] if is_due else [*were, *others]
+    if not is_due or not were:
+        return [*were, *others]
+    last = at[were[-1]]
+    return [*(one for one in others if at[one] > last), *(one for one in others if at[one] < last), *were]
