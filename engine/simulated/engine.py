@@ -22,14 +22,15 @@ from engine.protocol import (
     StreamRejected,
 )
 from engine.simulated import replies
-from engine.simulated.device import SequenceState
 from engine.simulated.faults import Dice, Fate, SimulatedFaults
 from engine.simulated.player import Flight, Player
 from engine.simulated.profiles import SimulatedProfile, default_models
 from engine.simulated.requests import Rejected
+from engine.simulated.sequence import SequenceState
 from engine.simulated.text import block_hashes
 from engine.simulated.work import Work, plan_work
 from engine.status import InFlight, StatusBoard
+from engine.vllm.online_first.policy import Orders
 
 
 class SimulatedEngine:
@@ -37,6 +38,7 @@ class SimulatedEngine:
 
     `time_scale` stretches virtual seconds into real ones: 1 is real time, 0 (the default) as fast as the loop can.
     `report_cached_tokens` shows prefix hits in the usage; off, an answer depends on nothing but its request.
+    `online_first` bounds the batch in each step beside online requests, and keeps `online_slots` free for them.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class SimulatedEngine:
         faults: SimulatedFaults = SimulatedFaults(),  # noqa: B008 (frozen)
         time_scale: float = 0.0,
         report_cached_tokens: bool = False,
+        online_first: bool = False,
+        online_slots: int = 0,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.profile = profile
@@ -57,6 +61,8 @@ class SimulatedEngine:
         self._dice = Dice(faults, seed)
         self._time_scale = time_scale
         self._report_cached_tokens = report_cached_tokens
+        self._orders = Orders() if online_first else None
+        self._online_slots = online_slots
         self._board = StatusBoard(now)
         self._inflight = InFlight()
         self._player = self._new_player()
@@ -88,6 +94,12 @@ class SimulatedEngine:
         device = self._player.device
         kv_use = device.cache.held / device.cache.blocks
         return EngineLoad(len(device.running), device.waiting, kv_use, self._player.step_seconds * 1_000)
+
+    def give_orders(self, orders: Orders) -> None:
+        """Change what online first goes by, from the next step on and over restarts. Without it, nothing happens."""
+        if self._orders is not None:
+            self._orders = orders
+            self._player.order(orders)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         self._board.on_change(callback)
@@ -180,7 +192,13 @@ class SimulatedEngine:
         return "".join(f'simulated_{name}{{engine="{self._name}"}} {value}\n' for name, value in values.items())
 
     def _new_player(self) -> Player:
-        return Player(self.profile, self._time_scale, lambda: self.kill("simulated: the engine process died"))
+        return Player(
+            self.profile,
+            self._time_scale,
+            lambda: self.kill("simulated: the engine process died"),
+            orders=self._orders,
+            online_slots=self._online_slots,
+        )
 
     def _playing_ended(self, playing: asyncio.Task[None]) -> None:
         """A fault of the simulation itself is a death like any other, not a silence."""

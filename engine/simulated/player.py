@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.protocol import EngineUnavailable
-from engine.simulated.device import Device, Progress, SequenceState
+from engine.simulated.device import Device, Progress
+from engine.simulated.online_first import OnlineFirst
 from engine.simulated.profiles import SimulatedProfile
+from engine.simulated.sequence import SequenceState
+from engine.vllm.online_first.policy import Orders
 
 TURNS_MAX = 64
 """How many plans an instant device carries out before it lets the event loop go on."""
@@ -41,11 +44,23 @@ class Flight:
 class Player:
     """One life of a device: `run` it as a task; `on_doom` is called when a doomed flight runs.
 
-    With `time_scale` 0 a step takes no time. `virtual_seconds` and `steps` say what it would have taken.
+    With `time_scale` 0 a step takes no time. `virtual_seconds` and `steps` say what it would have taken. With `orders`
+    the device puts online requests first; `online_slots` are kept free for them.
     """
 
-    def __init__(self, profile: SimulatedProfile, time_scale: float, on_doom: Callable[[], None]) -> None:
-        self.device = Device(profile)
+    def __init__(
+        self,
+        profile: SimulatedProfile,
+        time_scale: float,
+        on_doom: Callable[[], None],
+        *,
+        orders: Orders | None = None,
+        online_slots: int = 0,
+    ) -> None:
+        online_first = None
+        if orders is not None:
+            online_first = OnlineFirst(orders=orders, online_slots=online_slots, clock=self._device_seconds)
+        self.device = Device(profile, online_first)
         self.step_seconds = 0.0
         self.virtual_seconds = 0.0
         self.steps = 0
@@ -75,6 +90,12 @@ class Player:
             flight.done.cancel()
             self._wake.set()
 
+    def order(self, orders: Orders) -> None:
+        """What holds from the next step on; nothing for a device without online first."""
+        if self.device.online_first is not None:
+            self.device.online_first.orders = orders
+            self._wake.set()
+
     def end(self, cause: str, *, died: bool) -> None:
         for flight in set(self._owners.values()):
             flight.fail(cause, died=died)
@@ -102,6 +123,12 @@ class Player:
             self.virtual_seconds += steps * plan.step_seconds
             self.steps += steps
             self._tell(self.device.apply(plan, steps))
+
+    def _device_seconds(self) -> float:
+        """The device's own time; one that plays as fast as it can has only its steps to go by."""
+        if self._time_scale > 0:
+            return asyncio.get_running_loop().time() / self._time_scale
+        return self.virtual_seconds
 
     async def _pass_time(self, due: float, step_seconds: float, steps: int) -> int:
         """Sleep through up to `steps` steps; fewer when somebody comes or goes, but always whole ones."""

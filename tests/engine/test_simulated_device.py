@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.simulated.device import Device, SequenceState
+from engine.simulated.device import Device
 from engine.simulated.kv_cache import KvCache
 from engine.simulated.profiles import CPU_135M, GPU_8B, SimulatedProfile
+from engine.simulated.sequence import SequenceState
 from engine.simulated.text import block_hashes
 
 TINY = replace(CPU_135M, kv_tokens_max=512, context_tokens_max=256, running_max=8, block_tokens=16, step_tokens_max=64)
