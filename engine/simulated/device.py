@@ -66,7 +66,7 @@ class Device:
         self._arrivals += 1
         sequence.arrival = self._arrivals
         if self.online_first is not None and sequence.is_online:
-            self.online_first.note_arrival()
+            self.online_first.note_arrival(sequence.prompt_tokens)
         self._wait(sequence)
 
     def remove(self, sequence: SequenceState) -> None:
@@ -89,7 +89,7 @@ class Device:
             len(decoding), sum(tokens for _, tokens in prefill), sum(each.context_tokens for each in taking_part)
         )
         seconds = self.profile.seconds_of_step(shape.decodes, shape.prefill_tokens)
-        if prefill or not decoding or bounds.is_beside or any(sequence.watched for sequence in decoding):
+        if prefill or not decoding or bounds.is_single or any(sequence.watched for sequence in decoding):
             return Plan(1, seconds, shape, prefill, bounds.parked)
         return Plan(self._alike_steps(decoding), seconds, shape)
 

@@ -6,27 +6,30 @@ it out with its KV cache kept, how many tokens the step has, and how many of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.simulated.sequence import SequenceState
-from engine.vllm.online_first.policy import Mode, Orders, Resident, idle_step_tokens, rotated, share
+from engine.vllm.online_first.policy import Mode, Orders, Resident, Share, rotated, share, share_idle
 from engine.vllm.online_first.step_model import StepModel, StepShape
 
 ROTATE_STEPS = 64
 PRESENCE_SECONDS = 600.0
-"""Both as inside vLLM: how often those beside an online request change, and how long the next one is expected."""
+PROMPT_TOKENS_ASSUMED = 64.0
+PROMPT_WEIGHT = 0.1
+"""As inside vLLM: how often those who take part change, how long after an online request the next one is expected, and
+how long its prompt will be (a running mean)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What one step may do. `parked` sit it out; `admit_max` bounds the batch's admissions, None: as many as fit.
-    `is_beside`: an online request is present, so the next step may have other bounds."""
+    `is_single`: the next step may have other bounds."""
 
     step_tokens_max: int
     parked: frozenset[SequenceState] = frozenset()
     admit_max: int | None = None
-    is_beside: bool = False
+    is_single: bool = False
 
 
 class OnlineFirst:
@@ -39,15 +42,18 @@ class OnlineFirst:
         self._online_slots = online_slots
         self._clock = clock
         self._online_at: float | None = None
+        self._prompt_tokens = PROMPT_TOKENS_ASSUMED
+        self._turns = 0
         self._beside: list[str] = []
 
     @property
     def is_off(self) -> bool:
         return self.orders.mode is Mode.PRIORITY and not self.orders.is_paused
 
-    def note_arrival(self) -> None:
-        """An online sequence came: others are expected for a while."""
+    def note_arrival(self, prompt_tokens: int) -> None:
+        """An online sequence came: others like it are expected for a while."""
         self._online_at = self._clock()
+        self._prompt_tokens += PROMPT_WEIGHT * (prompt_tokens - self._prompt_tokens)
 
     def bounds(
         self,
@@ -59,46 +65,51 @@ class OnlineFirst:
     ) -> Bounds:
         if self.is_off:
             return Bounds(step_tokens_max)
-        batch = [one for one in running if not one.is_online]
-        batch_room = max(0, max(1, slots - self._online_slots) - len(batch))
-        if len(batch) == len(running) and not online_waiting and not self.orders.is_paused:
-            return self._alone(running, step_tokens_max, batch_room)
-        return self._beside_online(running, batch, online_waiting, step_tokens_max, batch_room)
+        online = [one for one in running if one.is_online]
+        is_beside = bool(online or online_waiting)
+        if not is_beside and not self.orders.is_paused and not self._expects_online():
+            return Bounds(step_tokens_max)
+        batch = {str(one.arrival): one for one in running if not one.is_online}
+        found = self._share(online, batch, online_waiting, step_tokens_max)
+        self._beside = list(found.take_part)
+        taken = set(found.take_part)
+        parked = frozenset(one for name, one in batch.items() if name not in taken)
+        room = max(0, max(1, slots - self._online_slots) - len(batch))
+        return Bounds(found.step_tokens_max, parked, min(room, found.admit_max), is_single=is_beside or bool(parked))
 
     def learn(self, shape: StepShape, step_seconds: float) -> None:
         self.model.add(shape, step_seconds * 1_000)
 
-    def _alone(self, running: Sequence[SequenceState], step_tokens_max: int, batch_room: int) -> Bounds:
-        """A step of the batch alone: bounded while an online request may come any moment."""
-        if self._online_at is None or self._clock() - self._online_at > PRESENCE_SECONDS:
-            return Bounds(step_tokens_max)
-        tokens = idle_step_tokens(
-            [_view(one) for one in running], step_tokens_max=step_tokens_max, orders=self.orders, model=self.model
-        )
-        return Bounds(tokens, admit_max=batch_room)
+    def _expects_online(self) -> bool:
+        return self._online_at is not None and self._clock() - self._online_at <= PRESENCE_SECONDS
 
-    def _beside_online(
+    def _share(
         self,
-        running: Sequence[SequenceState],
-        batch: Sequence[SequenceState],
+        online: Sequence[SequenceState],
+        batch: Mapping[str, SequenceState],
         online_waiting: Sequence[SequenceState],
         step_tokens_max: int,
-        batch_room: int,
-    ) -> Bounds:
+    ) -> Share:
+        self._turns += 1
+        order = [
+            _view(batch[name]) for name in rotated(list(batch), self._beside, is_due=self._turns % ROTATE_STEPS == 0)
+        ]
+        if not online and not online_waiting and not self.orders.is_paused:
+            return share_idle(
+                order,
+                online_prompt_tokens=self._prompt_tokens,
+                step_tokens_max=step_tokens_max,
+                orders=self.orders,
+                model=self.model,
+            )
         self.steps_beside += 1
-        named = {str(one.arrival): one for one in batch}
-        order = rotated(list(named), self._beside, is_due=self.steps_beside % ROTATE_STEPS == 0)
-        found = share(
-            [_view(one) for one in running if one.is_online] + [_view(named[name]) for name in order],
+        return share(
+            [*map(_view, online), *order],
             online_waiting_tokens=sum(one.prompt_tokens + one.generated for one in online_waiting),
             step_tokens_max=step_tokens_max,
             orders=self.orders,
             model=self.model,
         )
-        self._beside = list(found.take_part)
-        taken = set(found.take_part)
-        parked = frozenset(one for name, one in named.items() if name not in taken)
-        return Bounds(found.step_tokens_max, parked, min(batch_room, found.admit_max), is_beside=True)
 
 
 def _view(sequence: SequenceState) -> Resident:
