@@ -113,6 +113,7 @@ def _wishes(model: ModelConfig, names: EngineNames) -> list[Wanted]:
             kv_cache_bytes=model.kv_cache_mib * MIB if model.kv_cache_mib else None,
             environment=model.environment,
             online_first=model.online_first,
+            slo=model.slo.promised(),
         )
         for name in names.of_model(str(model.name), model.replicas)
     ]

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from engine import embedded
 from engine.answers import error_result
+from engine.holders import rooms, shortage
+from engine.memory import CUDA_ASLEEP_BYTES
 from engine.protocol import (
     GENERATE_ENDPOINTS,
+    EngineBlocked,
     EngineLimits,
     EngineLoad,
     EngineOverloaded,
@@ -30,8 +33,7 @@ from engine.vllm import launch, source
 from engine.vllm.arguments import UnknownArgument, adapters, check_ours, to_flags
 from engine.vllm.connection import HOST_COMMAND, HostConnection
 from engine.vllm.frames import Launch, Ready
-from engine.vllm.online_first.channel import Channel
-from engine.vllm.online_first.policy import Orders
+from engine.vllm.online_first.link import Link
 from engine.vllm.pace import silence_seconds_max
 from engine.vllm.source import ModelSource, SourceError
 from engine.vllm.spec import VllmSpec
@@ -82,9 +84,11 @@ class VllmEngine:
         self._source_error: str | None = None
         self._facts: Ready | None = None
         self._connection: HostConnection | None = None
+        self._asleep: HostConnection | None = None
         self._watching: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._inflight = 0
+        self.online_first = Link(spec.name, folder / f"{spec.name}.channel", spec.slo) if spec.online_first else None
         self._status = EngineStatus(EngineState.STOPPED, now())
         self._inspect()
 
@@ -156,7 +160,8 @@ class VllmEngine:
     async def _start(self) -> None:
         self._set(EngineState.STARTING, starts=self._status.starts + 1)
         try:
-            self._connection = await self._open()
+            woken = await self._woken()
+            self._connection = woken or await self._open()
         except asyncio.CancelledError:
             self._set(EngineState.STOPPED, reason="stopped while it started")
             raise
@@ -164,12 +169,46 @@ class VllmEngine:
             self._set(EngineState.DOWN, reason=str(error))
             raise
         self._facts = self._connection.ready
-        self._watching = asyncio.create_task(self._watch(self._connection), name=f"watch {self.name}")
+        if woken is None:  # else its watch has never ended
+            self._watching = asyncio.create_task(self._watch(self._connection), name=f"watch {self.name}")
         self._set(EngineState.READY, incarnation=self._status.incarnation + 1)
         if self._source is not None and self._source.revision is None:
             await asyncio.to_thread(self._inspect)
 
+    async def _woken(self) -> HostConnection | None:
+        """The host that sleeps, awake again; None when there is none, or it does not wake and is gone."""
+        if self._asleep is None:
+            return None
+        await asyncio.to_thread(self._check_room, held_bytes=CUDA_ASLEEP_BYTES)
+        connection, self._asleep = self._asleep, None
+        if connection is None:
+            return None
+        if connection.gone.is_set():
+            await connection.kill()
+            return None
+        try:
+            await connection.wake()
+        except EngineUnavailable as error:
+            log.warning("engine %s is started anew, since it did not wake: %s", self.name, error)
+            await connection.kill(str(error))
+            return None
+        except asyncio.CancelledError:
+            await connection.kill("stopped while it woke")
+            raise
+        return connection
+
+    def _check_room(self, held_bytes: int = 0) -> None:
+        """Blocks. Raises EngineBlocked when the memory that was planned for this engine is held by someone else;
+        `held_bytes` of it the engine holds already."""
+        spec = self._spec
+        if spec.memory_bytes is not None:
+            need_bytes = max(0, spec.memory_bytes - held_bytes)
+            short = shortage(self.name, need_bytes, rooms(spec.device, spec.devices))
+            if short is not None:
+                raise EngineBlocked(short)
+
     async def _open(self) -> HostConnection:
+        await asyncio.to_thread(self._check_room)
         await asyncio.to_thread(self._inspect)
         if self._source is None:
             raise EngineStartError(self._source_error or f"{self._spec.source}: no such model")
@@ -178,7 +217,7 @@ class VllmEngine:
             check_ours(spec.engine_args)
         except UnknownArgument as error:
             raise EngineStartError(str(error)) from None
-        channel = await asyncio.to_thread(self._open_channel)
+        channel = None if self.online_first is None else await asyncio.to_thread(self.online_first.open)
         flags = launch.flags(spec, spec.kind or source.kind_of(self._source.config), channel=channel)
         environment = launch.environment(spec, self._folder, os.environ, launch.preloads(), local=local)
         model = str(await self._prepared(self._source)) if local else spec.source
@@ -190,15 +229,6 @@ class VllmEngine:
             seconds_max=spec.start_seconds_max,
             command=self._host_command,
         )
-
-    def _open_channel(self) -> Path | None:
-        """The file through which the online-first scheduler hears and tells, made anew for each life of the engine."""
-        if not self._spec.online_first:
-            return None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{self._spec.name}.channel"
-        Channel.create(path, Orders()).close()
-        return path.resolve()
 
     async def _prepared(self, found: ModelSource) -> Path:
         """The folder of a local model; a default model is converted first."""
@@ -226,18 +256,38 @@ class VllmEngine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
                     await connection.gone.wait()
+            if self.online_first is not None and (warning := self.online_first.broken_promise()) is not None:
+                log.warning("%s", warning, extra={"engine": self.name})
             silent = time.monotonic() - connection.moved_at
             if connection.inflight and silent > silence_seconds_max(connection.pulse.step_ms_max):
                 await connection.kill(f"no engine step finished for {silent:.0f} s with requests in flight")
-        if self._connection is connection:
+        if self._asleep is connection:
+            self._asleep = None
+            await connection.kill()
+        elif self._connection is connection:
             self._connection = None
             self._set(EngineState.STOPPED, reason=connection.reason)
             await connection.kill()
             self._set(EngineState.STOPPED, reason=connection.reason)
 
+    async def sleep(self, drain_seconds: float = 0.0) -> None:
+        """Drain, then give the device's memory back and stay (engine.protocol.Sleeper)."""
+        connection, level = self._connection, self._spec.sleep_level
+        if connection is None or level is None:
+            raise EngineUnavailable(f"engine {self.name} is not one that sleeps")
+        self._connection = None
+        self._set(EngineState.STOPPED, reason="asleep")
+        try:
+            await connection.sleep(drain_seconds, level)
+        except BaseException:
+            self._connection = connection  # for `stop`, which ends it
+            raise
+        self._asleep = connection
+
     async def stop(self, drain_seconds: float = 0.0) -> None:
         await self._abandon_start()
-        connection, self._connection = self._connection, None
+        connection, self._connection = self._connection or self._asleep, None
+        self._asleep = None
         if connection is not None:
             self._set(EngineState.STOPPED, reason="stopped")
             await connection.stop(drain_seconds)
@@ -283,7 +333,10 @@ class VllmEngine:
 
     async def metrics(self) -> str:
         connection = self._connection
-        return "" if connection is None or connection.gone.is_set() else await connection.metrics()
+        if connection is None or connection.gone.is_set():
+            return ""
+        text = await connection.metrics()
+        return text if self.online_first is None else text + self.online_first.exposition()
 
     def _set(
         self,

@@ -15,6 +15,7 @@ from engine.cores import Core, CoreWish, plan_cores
 from engine.machine import NoSuchDevice
 from engine.memory import Demand, Device
 from engine.protocol import ModelKind
+from engine.slo import Slo
 from engine.vllm import source
 from engine.vllm.arguments import UnknownArgument, check_ours, names_in, settle, to_flags, value_of
 from engine.vllm.source import ModelSource, SourceError
@@ -38,6 +39,7 @@ class Wanted:
     kv_cache_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     online_first: bool = False
+    slo: Slo = field(default_factory=Slo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +184,5 @@ def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: 
         cores=cores,
         environment=wanted.environment,
         online_first=wanted.online_first,
+        slo=wanted.slo,
     )

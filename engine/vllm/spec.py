@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.protocol import ModelKind
+from engine.slo import Slo
 
 START_SECONDS_MAX = 1800.0
 """Downloading and loading a large model takes many minutes; a start that takes longer than this is ended."""
@@ -20,7 +21,10 @@ class VllmSpec:
     local folder or a Hugging Face id. `engine_args` is a mapping with vLLM's own names (underscores or dashes) or a
     list of command-line flags; both are passed verbatim. `kv_cache_bytes` and `device_memory_share` come from the
     memory plan, `cores` from the core plan; an engine argument of the same meaning wins over either. `devices` is what
-    CUDA_VISIBLE_DEVICES shows to the engine. `online_first` puts `engine.vllm.online_first` into its scheduler.
+    CUDA_VISIBLE_DEVICES shows to the engine. `memory_bytes` is what the plan counts for it on each of its devices:
+    while less than that is free it is not started; None is not checked. With a `sleep_level` it can sleep, on CUDA.
+    `online_first` puts `engine.vllm.online_first` into its scheduler, which then
+    keeps `slo` for online requests.
     """
 
     name: str
@@ -35,4 +39,7 @@ class VllmSpec:
     cores: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     online_first: bool = False
+    slo: Slo = field(default_factory=Slo)
+    memory_bytes: int | None = None
+    sleep_level: int | None = None
     start_seconds_max: float = START_SECONDS_MAX

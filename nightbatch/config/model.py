@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine import embedded
+from nightbatch.config.slo import SloConfig
 
 EngineName = Literal["vllm", "remote", "simulated"]
 
@@ -60,6 +61,10 @@ class ModelConfig(BaseModel):
 
     online_first: bool = Field(
         False, description="vllm: bound batch work inside each step while an online request runs (experimental)"
+    )
+
+    slo: SloConfig = Field(
+        default_factory=SloConfig, description="what online requests are promised beside batch work, see below"
     )
 
     upstreams: tuple[str, ...] = Field((), description="remote: base URLs of OpenAI-compatible servers")

@@ -24,6 +24,7 @@ from nightbatch.config.sections import (
     TenantConfig,
     TierConfig,
 )
+from nightbatch.config.slo import SloConfig
 from nightbatch.config.windows import OffPeakConfig, WindowsSection
 
 START, END = "<!-- keys: made by nightbatch.config.reference -->", "<!-- end of keys -->"
@@ -36,6 +37,11 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
         "`[[models]]`",
         ModelConfig,
         "One table for each model. What is said to be of one engine (`vllm: ...`) is refused for the others.",
+    ),
+    (
+        "`slo` of a model",
+        SloConfig,
+        "What its online requests are promised while batch work shares the engine. [Scheduling](scheduling.md).",
     ),
     (
         "`[tiers.NAME]`",
@@ -74,6 +80,8 @@ def _type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) in {Union, types.UnionType}:
+        if any(get_origin(inner) is Literal for inner in get_args(kind)):
+            return ", ".join(_type(inner) for inner in get_args(kind) if inner is not type(None))
         return _type(next(inner for inner in get_args(kind) if inner is not type(None)))
     if get_origin(kind) is tuple:
         return f"list of {_type(get_args(kind)[0])}"
@@ -100,7 +108,7 @@ def _default(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None or value is PydanticUndefined or value in ((), {}):
+    if value is None or value is PydanticUndefined or value in ((), {}) or isinstance(value, BaseModel):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.vllm.online_first.channel import ORDERS_AT, SEQUENCE, Channel, Report
-from engine.vllm.online_first.policy import Mode, Orders, Resident, idle_step_tokens, rotated, share
+from engine.vllm.online_first.policy import (
+    PREFILL_TOKENS_MIN,
+    Mode,
+    Orders,
+    Resident,
+    idle_step_ms_max,
+    rotated,
+    share,
+    share_idle,
+)
 from engine.vllm.online_first.step_model import StepModel, StepShape
 
 STEP_TOKENS = 2048
@@ -125,14 +135,38 @@ def test_a_pause_frees_the_engine_at_the_next_step() -> None:
     assert (found.take_part, found.step_tokens_max, found.admit_max) == ((), 1, 0)
 
 
-def test_a_step_without_online_requests_is_short_enough_for_one_that_arrives() -> None:
-    """64 decodes take 142 ms; what is left of 200 ms is 38 tokens of prompts."""
-    tokens = idle_step_tokens(decodes(64), step_tokens_max=STEP_TOKENS, orders=Orders(), model=fitted())
-    assert tokens == pytest.approx(64 + 38, abs=8)
-    many = idle_step_tokens(
-        decodes(4), step_tokens_max=STEP_TOKENS, orders=Orders(idle_step_ms_max=1e6), model=fitted()
+def idle(residents: list[Resident], orders: Orders = Orders(), model: StepModel | None = None):  # type: ignore[no-untyped-def]  # noqa: B008
+    return share_idle(
+        residents,
+        online_prompt_tokens=100.0,
+        step_tokens_max=STEP_TOKENS,
+        orders=orders,
+        model=model or fitted(),
     )
-    assert many == STEP_TOKENS
+
+
+def test_a_step_without_online_requests_is_short_enough_for_one_that_arrives() -> None:
+    """Its prompt takes 164 ms alone, so at twice that a step may take 164 ms: 64 decodes (142 ms) and 14 tokens."""
+    found = idle(decodes(64))
+    assert len(found.take_part) == 64
+    assert found.step_tokens_max == pytest.approx(64 + 32, abs=4)
+    found = idle(decodes(64), Orders(ttft_ms_max=244.0))
+    assert len(found.take_part) == pytest.approx(33, abs=2)
+    assert found.step_tokens_max == len(found.take_part) + PREFILL_TOKENS_MIN
+    assert idle(decodes(4), Orders(ttft_ms_max=1e6)).step_tokens_max == STEP_TOKENS
+
+
+def test_a_step_without_online_requests_is_never_shorter_than_its_least() -> None:
+    """On a fast engine the prompt alone takes 11 ms: steps as short would cost the batch its throughput."""
+    fast = fitted(base=5.0, decode=0.04, prefill=0.06)
+    assert idle_step_ms_max(Orders(), fast, 100.0) == pytest.approx(25.0)
+    assert idle_step_ms_max(Orders(ttft_ms_max=100.0), fast, 100.0) == pytest.approx(89.0, abs=1)
+
+
+def test_before_the_fit_a_step_without_online_requests_has_all_decodes_and_few_prompt_tokens() -> None:
+    found = idle([*decodes(64), *prefills(900, 900)], model=StepModel())
+    assert len(found.take_part) == 66
+    assert found.step_tokens_max == 64 + 256
 
 
 RESIDENTS = st.lists(
@@ -167,6 +201,21 @@ def test_a_share_keeps_every_bound(residents: list[Resident], waiting: int, orde
     # All tokens that online requests want fit, up to the engine's own bound.
     wanted = waiting + sum(max(1, one.prefill_left) for one in online)
     assert found.step_tokens_max >= min(STEP_TOKENS, wanted) or not wanted
+
+
+@given(RESIDENTS, ORDERS, st.floats(0, 5000), st.sampled_from([MODEL, StepModel()]))
+@settings(max_examples=200)
+def test_a_share_without_online_requests_lets_someone_go_on(
+    residents: list[Resident], orders: Orders, prompt_tokens: float, model: StepModel
+) -> None:
+    batch = [replace(one, is_online=False) for one in residents]
+    found = share_idle(
+        batch, online_prompt_tokens=prompt_tokens, step_tokens_max=STEP_TOKENS, orders=orders, model=model
+    )
+    assert set(found.take_part) <= {one.request_id for one in batch}
+    assert bool(found.take_part) == bool(batch)
+    assert 1 <= found.step_tokens_max <= STEP_TOKENS
+    assert found.admit_max > 0
 
 
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.booleans())
@@ -217,5 +266,5 @@ def test_a_half_written_order_is_not_taken(tmp_path: Path) -> None:
 def test_a_file_that_is_no_channel_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other"
     path.write_bytes(b"x" * 4096)
-    with pytest.raises(ValueError, match="is no channel of version 1"):
+    with pytest.raises(ValueError, match="is no channel of version 2"):
         Channel.open(path)

@@ -16,10 +16,10 @@ from typing import Any
 from engine.vllm.online_first.policy import Mode, Orders
 
 MAGIC = b"NBOF"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<4sI")
 SEQUENCE = struct.Struct("<Q")
-ORDERS = struct.Struct("<II3d4I")
+ORDERS = struct.Struct("<II5d4I")
 REPORT = struct.Struct("<5Q7d")
 ORDERS_AT = 64
 REPORT_AT = 192
@@ -82,7 +82,9 @@ class Channel:
             orders.is_paused,
             orders.itl_ms_max,
             orders.itl_factor_max,
-            orders.idle_step_ms_max,
+            orders.ttft_ms_max,
+            orders.ttft_factor_max,
+            orders.idle_step_ms_min,
             orders.beside_min,
             orders.beside_max,
             orders.beside_untrusted,

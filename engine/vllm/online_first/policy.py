@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from engine.slo import Slo
 from engine.vllm.online_first.step_model import StepModel, StepShape
 
 
@@ -21,20 +22,34 @@ class Orders:
     """What the server may change while the engine runs.
 
     The step of an online request may take `itl_ms_max`, or, where that is 0, `itl_factor_max` times what it would take
-    alone. Between `beside_min` and `beside_max` batch requests decode beside it. `idle_step_ms_max` bounds a step
-    without online requests: it is what one that arrives waits for. `beside_untrusted` and `step_tokens_untrusted` stand
-    in until the step model has seen enough.
+    alone. Between `beside_min` and `beside_max` batch requests decode beside it. A step without online requests is what
+    one that arrives waits for: with the reading of its prompt it may take `ttft_ms_max`, or, where that is 0,
+    `ttft_factor_max` times the reading alone, but never has to be shorter than `idle_step_ms_min`. `beside_untrusted`
+    and `step_tokens_untrusted` stand in until the step model has seen enough.
     """
 
     mode: Mode = Mode.ONLINE_FIRST
     is_paused: bool = False
     itl_ms_max: float = 0.0
     itl_factor_max: float = 1.5
-    idle_step_ms_max: float = 200.0
+    ttft_ms_max: float = 0.0
+    ttft_factor_max: float = 2.0
+    idle_step_ms_min: float = 25.0
     beside_min: int = 1
     beside_max: int = 1024
     beside_untrusted: int = 8
     step_tokens_untrusted: int = 256
+
+
+def orders_for(slo: Slo) -> Orders:
+    """What a service level asks of the steps: the bound of a step with an online request is its ITL, the bound of one
+    without is what its TTFT leaves."""
+    return Orders(
+        itl_ms_max=slo.itl_ms_p99 or 0.0,
+        itl_factor_max=slo.itl_factor,
+        ttft_ms_max=slo.ttft_ms_p99 or 0.0,
+        ttft_factor_max=slo.ttft_factor,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +147,48 @@ def _readers(prefilling: Sequence[Resident], tokens: int) -> list[Resident]:
     return readers
 
 
-def idle_step_tokens(residents: Sequence[Resident], *, step_tokens_max: int, orders: Orders, model: StepModel) -> int:
-    """Tokens of a step without online requests: so many that one which arrives meanwhile does not wait long."""
-    decodes = sum(one.prefill_left == 0 for one in residents)
+def share_idle(
+    residents: Sequence[Resident],
+    *,
+    online_prompt_tokens: float,
+    step_tokens_max: int,
+    orders: Orders,
+    model: StepModel,
+) -> Share:
+    """A step without online requests, so short that one which arrives meanwhile still has its first token in time.
+
+    `residents` in the order in which they should take part, all of the batch; `online_prompt_tokens` is what the next
+    online prompt is expected to have. Prompts of the batch get what its decodes leave, and a little in any case.
+    """
+    decoding = [one for one in residents if one.prefill_left == 0]
     if not model.is_trusted or not model.prefill_token_ms:
-        return max(1, min(step_tokens_max, orders.step_tokens_untrusted + decodes))
-    shape = StepShape(decodes, 0, sum(one.context_tokens for one in residents))
-    spare_ms = orders.idle_step_ms_max - model.predict_ms(shape)
-    return max(1, min(step_tokens_max, decodes + max(_PREFILL_TOKENS_MIN, int(spare_ms / model.prefill_token_ms))))
+        tokens = max(1, min(step_tokens_max, orders.step_tokens_untrusted + len(decoding)))
+        return Share(tuple(one.request_id for one in residents), tokens, len(residents) + tokens)
+    limit_ms = idle_step_ms_max(orders, model, online_prompt_tokens)
+    taken, context = 0, 0
+    for one in decoding:
+        context += one.context_tokens
+        if taken and model.predict_ms(StepShape(taken + 1, 0, context)) > limit_ms:
+            context -= one.context_tokens
+            break
+        taken += 1
+    spare_ms = limit_ms - model.predict_ms(StepShape(taken, 0, context))
+    prefill = max(PREFILL_TOKENS_MIN, int(spare_ms / model.prefill_token_ms))
+    tokens = max(1, min(step_tokens_max, taken + prefill))
+    readers = _readers([one for one in residents if one.prefill_left], tokens - taken)
+    names = tuple(one.request_id for one in (*decoding[:taken], *readers))
+    return Share(names, tokens, tokens)
 
 
-_PREFILL_TOKENS_MIN = 32
+def idle_step_ms_max(orders: Orders, model: StepModel, online_prompt_tokens: float) -> float:
+    """What remains of the time to the first token once the prompt itself is read."""
+    tokens = max(1, round(online_prompt_tokens))
+    alone_ms = model.predict_ms(StepShape(0, tokens, tokens))
+    limit_ms = orders.ttft_ms_max or alone_ms * orders.ttft_factor_max
+    return max(orders.idle_step_ms_min, limit_ms - alone_ms)
+
+
+PREFILL_TOKENS_MIN = 32
 """Also when decodes alone fill the time, prompts go on: no decode ends a queue that never shrinks."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.version import __version__ as vllm_version
 
 from engine.vllm.online_first.channel import Channel, Report
-from engine.vllm.online_first.policy import Mode, Orders, Resident, idle_step_tokens, rotated, share
+from engine.vllm.online_first.policy import Mode, Orders, Resident, Share, rotated, share, share_idle
 from engine.vllm.online_first.step_model import StepModel, StepShape
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ ROTATE_STEPS = 64
 PRESENCE_SECONDS = 600.0
 """How long after the last online request the next one is expected: until then steps without one stay short and slots
 stay free for it. Later the batch has the engine to itself, and the first to come waits for one long step."""
+
+PROMPT_TOKENS_ASSUMED = 64.0
+PROMPT_WEIGHT = 0.1
+"""Of the newest online prompt in the mean length from which the time to its first token is expected."""
 
 REPORT_SECONDS = 0.2
 STEP_SECONDS_MAX = 60.0
@@ -98,7 +102,9 @@ class OnlineFirst(_Base):
         self._tokens = self.max_num_scheduled_tokens
         self._online: dict[str, Request] = {}
         self._online_at: float | None = None
+        self._online_prompt_tokens = PROMPT_TOKENS_ASSUMED
         self._beside: list[str] = []
+        self._turns = 0
         self._steps_beside = 0
         self._steps = 0
         self._parked = 0
@@ -115,6 +121,7 @@ class OnlineFirst(_Base):
         if request.priority <= 0:
             self._online[request.request_id] = request
             self._online_at = self.clock()
+            self._online_prompt_tokens += PROMPT_WEIGHT * (request.num_tokens - self._online_prompt_tokens)
         super().add_request(request)
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
@@ -149,20 +156,10 @@ class OnlineFirst(_Base):
         residents = {one.request_id: one for one in self.running}
         online = [one for one in self.running if one.priority <= 0]
         batch = [one for one in self.running if one.priority > 0]
-        if not self._online and not self._orders.is_paused:
-            self._expect_online()
+        if not self._online and not self._orders.is_paused and not self._expects_online():
             return []
-        self._steps_beside += 1
-        is_due = self._steps_beside % ROTATE_STEPS == 0
-        order = rotated([one.request_id for one in batch], self._beside, is_due=is_due)
-        found = share(
-            [*map(_view, online), *(_view(residents[name]) for name in order)],
-            online_waiting_tokens=sum(one.num_tokens for one in waiting),
-            step_tokens_max=self._tokens,
-            orders=self._orders,
-            model=self._model,
-        )
-        self._beside = list(found.take_part)
+        found = self._share(online, batch, waiting)
+        self._beside = [name for name in found.take_part if residents[name].priority > 0]
         visible = [*online, *(residents[name] for name in found.take_part)]
         taken = set(found.take_part)
         parked = [one for one in batch if one.request_id not in taken]
@@ -174,17 +171,31 @@ class OnlineFirst(_Base):
         )
         return parked
 
-    def _expect_online(self) -> None:
-        """A step of the batch alone: bounded while an online request may come any moment."""
-        if self._online_at is None or self.clock() - self._online_at > PRESENCE_SECONDS:
-            return
-        self.max_num_scheduled_tokens = idle_step_tokens(
-            [_view(one) for one in self.running],
+    def _share(self, online: Sequence[Request], batch: Sequence[Request], waiting: Sequence[Request]) -> Share:
+        self._turns += 1
+        is_due = self._turns % ROTATE_STEPS == 0
+        views = {one.request_id: _view(one) for one in batch}
+        order = [views[name] for name in rotated(list(views), self._beside, is_due=is_due)]
+        if not self._online and not self._orders.is_paused:
+            return share_idle(
+                order,
+                online_prompt_tokens=self._online_prompt_tokens,
+                step_tokens_max=self._tokens,
+                orders=self._orders,
+                model=self._model,
+            )
+        self._steps_beside += 1
+        return share(
+            [*map(_view, online), *order],
+            online_waiting_tokens=sum(one.num_tokens for one in waiting),
             step_tokens_max=self._tokens,
             orders=self._orders,
             model=self._model,
         )
-        self.max_num_active_reqs = min(self._slots, max(self._batch_slots, len(self.running)))
+
+    def _expects_online(self) -> bool:
+        """Whether an online request may come any moment: steps of the batch alone stay short then."""
+        return self._online_at is not None and self.clock() - self._online_at <= PRESENCE_SECONDS
 
     def _restore(self, before: list[Request]) -> None:
         """`running` in its old order, without those that were preempted meanwhile, and with the new ones."""

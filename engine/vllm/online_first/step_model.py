@@ -19,6 +19,7 @@ STEPS_TRUSTED_MIN = 64
 ERROR_TRUSTED_MAX = 0.35
 """Mean relative error up to which predictions are used; noisy machines have a tenth to a fifth."""
 
+STEP_MS_MIN = 0.1
 OUTLIER_FACTOR = 4.0
 """A step that took this many times what was predicted met something that is not the engine's: it teaches nothing."""
 
@@ -77,6 +78,8 @@ class StepModel:
         self.steps += 1
 
     def _update(self, features: Vector, step_ms: float) -> None:
+        """Least squares of the relative error: short steps, where online requests are, count like long ones."""
+        features, step_ms = _scaled(features, step_ms), 1.0
         covariance = self._covariance
         projected = [sum(row[j] * features[j] for j in range(FEATURES)) for row in covariance]
         scale = FORGET + sum(features[i] * projected[i] for i in range(FEATURES))
@@ -90,3 +93,8 @@ class StepModel:
             shrink = FEATURES * PRIOR_VARIANCE / trace
             for row in covariance:
                 row[:] = [value * shrink for value in row]
+
+
+def _scaled(features: Vector, step_ms: float) -> Vector:
+    scale = 1.0 / max(step_ms, STEP_MS_MIN)
+    return (features[0] * scale, features[1] * scale, features[2] * scale, features[3] * scale)
