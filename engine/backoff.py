@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DOUBLINGS_MAX = 32
+"""Far beyond every longest wait; without it the power of a long outage overflows."""
+
 
 @dataclass(frozen=True, slots=True)
 class BackoffPolicy:
@@ -24,13 +27,17 @@ ENGINE_BACKOFF = BackoffPolicy()
 REMOTE_BACKOFF = BackoffPolicy(first_seconds=0.5, longest_seconds=10.0)
 """A probe of an upstream is cheap, and it comes back without being asked to: look more often."""
 
+BLOCKED_BACKOFF = BackoffPolicy(longest_seconds=15.0, deaths_max=1_000)
+"""A look at who holds the memory is cheap, and the night is short."""
+
 
 def delay_seconds(policy: BackoffPolicy, deaths: int, chance: float) -> float:
     """The wait before the next start after `deaths` recent deaths (at least one); `chance` is in 0 to 1."""
     if deaths >= policy.deaths_max:
         wait = policy.longest_seconds
     else:
-        wait = min(policy.first_seconds * policy.factor ** (deaths - 1), policy.longest_seconds)
+        doublings = min(deaths - 1, DOUBLINGS_MAX)
+        wait = min(policy.first_seconds * policy.factor**doublings, policy.longest_seconds)
     return wait * (1.0 - policy.jitter * chance)
 
 

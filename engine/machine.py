@@ -15,6 +15,7 @@ from engine.memory import Device
 
 SYSTEM = Path("/sys/devices/system/cpu")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUP_STATS = (Path("/sys/fs/cgroup/memory.stat"), Path("/sys/fs/cgroup/memory/memory.stat"))
 CGROUP_USES = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
 PACKAGE_STRIDE = 1_000_000
 """Core ids count from 0 in each package: package and id together name a core."""
@@ -46,7 +47,7 @@ def read_cpu_memory() -> Device:
     total, free = int(found.total), int(found.available)
     limit, used = _first_number(CGROUP_LIMITS), _first_number(CGROUP_USES)
     if limit is not None and limit < total:
-        total, free = limit, min(free, limit - (used or 0))
+        total, free = limit, min(free, limit - max(0, (used or 0) - _reclaimable_bytes(CGROUP_STATS)))
     return Device("cpu", "cpu", total, free)
 
 
@@ -83,6 +84,17 @@ def _installed(package: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _reclaimable_bytes(paths: tuple[Path, ...]) -> int:
+    """Cached files that a container's use includes and that give way at once: the weights of an engine that is gone."""
+    for path in paths:
+        try:
+            found = dict(line.split() for line in path.read_text().splitlines())
+            return int(found.get("total_inactive_file") or found.get("inactive_file") or 0)
+        except (OSError, ValueError):
+            continue
+    return 0
 
 
 def _first_number(paths: tuple[Path, ...]) -> int | None:

@@ -22,6 +22,9 @@ CPU_PROCESS_BYTES = 2 * GIB
 CUDA_PROCESS_BYTES = 3 * GIB
 """CUDA context, activations and graphs of one engine. Assumed, not measured; `kv_cache_mib` overrides the outcome."""
 
+CUDA_ASLEEP_BYTES = 1 * GIB
+"""What an engine that sleeps still holds of its card: its CUDA context. Assumed, not measured."""
+
 CPU_KV_BYTES = 1 * GIB
 """A CPU engine's KV cache when nothing is said: more would only be taken away from the machine's other work."""
 

@@ -98,6 +98,7 @@ class EngineError(Exception):
       EngineUnavailable   run it elsewhere, or here after a restart
       EngineOverloaded    run it later
       EngineStartError    the engine could not start; the message is its root cause in one line
+        EngineBlocked     ... because someone else holds the memory
     """
 
 
@@ -122,6 +123,10 @@ class EngineStartError(EngineError):
     pass
 
 
+class EngineBlocked(EngineStartError):
+    """Someone else holds what the engine needs, and is named: no fault of the engine, and worth trying again soon."""
+
+
 class EngineState(StrEnum):
     STOPPED = "stopped"
     STARTING = "starting"
@@ -129,6 +134,8 @@ class EngineState(StrEnum):
     RESTARTING = "restarting"
     DOWN = "down"
     """Crash loop: too many deaths in a short time. Still tried again, at the longest back-off."""
+    AWAY = "away"
+    """Sent away on purpose: its hours are over, or another model has its turn on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,8 @@ class EngineStatus:
     """`incarnation` counts the starts that became ready: requests that died with the same incarnation died together.
 
     `since_at` is wall-clock seconds. `reason` is one line for people (root cause, or "down since 03:10, 4 starts,
-    ...").
+    ..."). `ready_at` is when one that is away or starting should be ready, by the clock and by how long it took before;
+    None while nobody can say.
     """
 
     state: EngineState
@@ -144,6 +152,7 @@ class EngineStatus:
     incarnation: int = 0
     starts: int = 0
     reason: str | None = None
+    ready_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +211,15 @@ class Engine(Protocol):
 
     async def metrics(self) -> str:
         """The engine's own Prometheus exposition text, or an empty string."""
+        ...
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that can give its device's memory back without ending. `start` wakes it."""
+
+    async def sleep(self, drain_seconds: float = 0.0) -> None:
+        """Returns when the memory is free. Raises EngineError when it cannot sleep; it may have ended then."""
         ...
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from engine.presence import Presence
-from engine.protocol import Engine, EngineError, EngineState, ModelInfo
+from engine.protocol import Engine, EngineError, EngineState, EngineStatus, ModelInfo
 from engine.selection import least_loaded
 
 log = logging.getLogger(__name__)
@@ -21,14 +21,29 @@ class Observable(Protocol):
     def on_change(self, callback: Callable[[], None]) -> None: ...
 
 
+@runtime_checkable
+class Releasable(Protocol):
+    """An engine that can be sent away and brought back with `start`, see engine.supervisor."""
+
+    async def leave(self, drain_seconds: float, *, sleep: bool = False) -> None: ...
+
+    def explain_absence(self, reason: str, *, back_at: float | None) -> None: ...
+
+
 class Registry:
     """Several engines may serve one model, and one engine several models. `aliases` are other names of model ids.
 
-    `presence` counts the online requests on them: who sends one says so there.
+    `presence` counts the online requests on them: who sends one says so there. The engines named in `led` come and go
+    by someone else's word: `start` leaves them alone.
     """
 
     def __init__(
-        self, engines: Sequence[Engine], aliases: Mapping[str, str] | None = None, *, presence: Presence | None = None
+        self,
+        engines: Sequence[Engine],
+        aliases: Mapping[str, str] | None = None,
+        *,
+        presence: Presence | None = None,
+        led: Collection[str] = (),
     ) -> None:
         names = [engine.name for engine in engines]
         repeated = sorted({name for name in names if names.count(name) > 1})
@@ -36,6 +51,7 @@ class Registry:
             raise ValueError(f"engine names must differ; used more than once: {', '.join(repeated)}")
         self.presence = presence or Presence()
         self._engines = tuple(engines)
+        self._led = frozenset(led)
         self._aliases = dict(aliases or {})
         self._callbacks: list[Callable[[], None]] = []
         self._starting: list[asyncio.Task[None]] = []
@@ -47,6 +63,9 @@ class Registry:
 
     def engines(self) -> Sequence[Engine]:
         return self._engines
+
+    def engine(self, name: str) -> Engine | None:
+        return next((engine for engine in self._engines if engine.name == name), None)
 
     def models(self) -> list[ModelInfo]:
         """One entry per model id: what the first ready engine says of it, else the first one that knows it."""
@@ -91,14 +110,28 @@ class Registry:
         hint = f" (not reached yet: {'; '.join(unread)})" if unread else ""
         return f"No engine serves model '{model}'{hint}"
 
+    def absence(self, model: str, revision: str | None = None) -> EngineStatus | None:
+        """The status of the engine that is back first, when all that serve the model have been sent away; else None."""
+        serving = [engine.status() for engine in self._engines if _serves(engine, model, revision)]
+        if not serving or any(status.state is not EngineState.AWAY for status in serving):
+            return None
+        return min(serving, key=lambda status: float("inf") if status.ready_at is None else status.ready_at)
+
+    def ready_at(self, model: str, revision: str | None = None) -> float | None:
+        """When a model that cannot answer now should be able to, as far as its engines know."""
+        serving = [engine.status().ready_at for engine in self._engines if _serves(engine, model, revision)]
+        return min((at for at in serving if at is not None), default=None)
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """`callback` runs on the event loop whenever an engine's status changes."""
         self._callbacks.append(callback)
 
     async def start(self) -> None:
-        """Start every engine in the background; who fails says so in its status."""
+        """Start every engine that nobody leads, in the background; who fails says so in its status."""
         self._starting = [
-            asyncio.create_task(self._start_one(engine), name=f"start engine {engine.name}") for engine in self._engines
+            asyncio.create_task(self._start_one(engine), name=f"start engine {engine.name}")
+            for engine in self._engines
+            if engine.name not in self._led
         ]
 
     async def stop(self, drain_seconds: float = 0.0) -> None:

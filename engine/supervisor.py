@@ -1,4 +1,7 @@
-"""Keeps one engine alive: starts it, notices its death, starts it again after a back-off, names a crash loop."""
+"""Keeps one engine alive: starts it, notices its death, starts it again after a back-off, names a crash loop.
+
+Also sends it away when its owner says so, and brings it back.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from engine.backoff import ENGINE_BACKOFF, BackoffPolicy, CrashHistory, delay_seconds
+from engine.backoff import BLOCKED_BACKOFF, ENGINE_BACKOFF, BackoffPolicy, CrashHistory, delay_seconds
 from engine.protocol import (
     Engine,
+    EngineBlocked,
     EngineError,
     EngineLimits,
     EngineLoad,
@@ -23,8 +27,10 @@ from engine.protocol import (
     EngineStatus,
     EngineUnavailable,
     ModelInfo,
+    Sleeper,
 )
 from engine.registry import Observable
+from engine.start_times import StartTimes
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +48,18 @@ class Supervised:
         policy: BackoffPolicy = ENGINE_BACKOFF,
         *,
         now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         poll_seconds: float = 0.25,
+        blocked_policy: BackoffPolicy = BLOCKED_BACKOFF,
+        start_times: StartTimes | None = None,
     ) -> None:
         self.engine = engine
         self._policy = policy
+        self._blocked_policy = blocked_policy
+        self._start_times = start_times or StartTimes()
         self._now = now
+        self._monotonic = monotonic
         self._chance = chance
         self._poll_seconds = poll_seconds
         self._history = CrashHistory()
@@ -55,6 +67,12 @@ class Supervised:
         self._callbacks: list[Callable[[], None]] = []
         self._look = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Lock()
+        self._stops = 0
+        self._stopped = asyncio.Event()
+        """Set while nobody stops the engine: one that is still leaving is not started again."""
+
+        self._stopped.set()
         if isinstance(engine, Observable):
             engine.on_change(self._look.set)
 
@@ -88,11 +106,49 @@ class Supervised:
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
         self._set(EngineState.STOPPED)
+        async with self._unkept():
+            await self.engine.stop(drain_seconds)
+
+    async def leave(self, drain_seconds: float, *, sleep: bool = False) -> None:
+        """Take nothing new, let what is in flight finish for at most `drain_seconds`, and give the device back: asleep
+        where the engine can, else stopped. Returns when the memory is free; `start` brings the engine back."""
+        if self._status.state is not EngineState.AWAY:
+            self._set(EngineState.AWAY)
+        async with self._unkept():
+            if not (sleep and await self._fell_asleep(drain_seconds)):
+                await self.engine.stop(drain_seconds)
+
+    async def _fell_asleep(self, drain_seconds: float) -> bool:
+        if not isinstance(self.engine, Sleeper) or self.engine.status().state is not EngineState.READY:
+            return False
+        try:
+            await self.engine.sleep(drain_seconds)
+        except EngineError as error:
+            log.warning("engine %s is stopped, since it cannot sleep: %s", self.name, error)
+            return False
+        return True
+
+    def explain_absence(self, reason: str, *, back_at: float | None) -> None:
+        """What people are told while it is away, and when it is to be started."""
+        ready_at = None if back_at is None else back_at + self._start_times.seconds(self.name)
+        self._set(EngineState.AWAY, reason=reason, ready_at=ready_at)
+
+    @asynccontextmanager
+    async def _unkept(self) -> AsyncIterator[None]:
+        """Nobody starts the engine as long as the context lasts, and one at a time stops it."""
+        self._stops += 1
+        self._stopped.clear()
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait({keeper})
-        await self.engine.stop(drain_seconds)
+        try:
+            if keeper is not None:
+                keeper.cancel()
+                await asyncio.wait({keeper})
+            async with self._stopping:
+                yield
+        finally:
+            self._stops -= 1
+            if self._stops == 0:
+                self._stopped.set()
 
     async def generate(self, request: EngineRequest) -> EngineResult:
         self._check_ready()
@@ -124,6 +180,7 @@ class Supervised:
 
     async def _keep(self) -> None:
         """Start, watch, wait, and again, until cancelled."""
+        await self._stopped.wait()
         last_cause = None
         while True:
             cause = await self._start_engine()
@@ -138,18 +195,32 @@ class Supervised:
             await asyncio.sleep(wait_seconds)
 
     async def _start_engine(self) -> str | None:
-        """None when it is ready, else the cause in one line."""
+        """None when it is ready, else the cause in one line. Waits as long as someone else holds what it needs."""
         self._status = replace(self._status, starts=self._status.starts + 1)
-        try:
-            await self.engine.start()
-        except EngineError as error:
-            return str(error) or type(error).__name__
-        except Exception as error:  # an engine's fault must not end its keeper
-            log.exception("engine %s failed to start", self.name, extra={"engine": self.name})
-            return f"{type(error).__name__}: {error}"
-        self._status = replace(self._status, incarnation=self._status.incarnation + 1)
-        self._set(EngineState.READY)
-        return None
+        refusals = 0
+        while True:
+            try:
+                begun_at = self._monotonic()
+                await self.engine.start()
+            except EngineBlocked as error:
+                refusals += 1
+                self._say_blocked(str(error), first=refusals == 1)
+                await asyncio.sleep(delay_seconds(self._blocked_policy, refusals, self._chance()))
+                continue
+            except EngineError as error:
+                return str(error) or type(error).__name__
+            except Exception as error:  # an engine's fault must not end its keeper
+                log.exception("engine %s failed to start", self.name, extra={"engine": self.name})
+                return f"{type(error).__name__}: {error}"
+            self._start_times.note(self.name, self._monotonic() - begun_at)
+            self._status = replace(self._status, incarnation=self._status.incarnation + 1)
+            self._set(EngineState.READY)
+            return None
+
+    def _say_blocked(self, reason: str, *, first: bool) -> None:
+        if first:  # who holds the memory may change with every look; the status always has the last answer
+            log.warning("engine %s waits: %s", self.name, reason, extra={"engine": self.name})
+        self._set(EngineState.STARTING, reason=reason)
 
     async def _watch_until_dead(self) -> str:
         while self.engine.status().state is EngineState.READY:
@@ -170,11 +241,20 @@ class Supervised:
         reason = f"down since {clock}, {self._history.streak} starts, last cause: {cause}"
         self._set(EngineState.DOWN, reason=reason, since_at=since_at)
 
-    def _set(self, state: EngineState, *, reason: str | None = None, since_at: float | None = None) -> None:
+    def _set(
+        self,
+        state: EngineState,
+        *,
+        reason: str | None = None,
+        since_at: float | None = None,
+        ready_at: float | None = None,
+    ) -> None:
         before = self._status
         if since_at is None:
             since_at = before.since_at if before.state is state else self._now()
-        self._status = replace(before, state=state, since_at=since_at, reason=reason)
-        if (before.state, before.reason) != (state, reason):
+        if state is EngineState.STARTING and reason is None:
+            ready_at = self._now() + self._start_times.seconds(self.name)
+        self._status = replace(before, state=state, since_at=since_at, reason=reason, ready_at=ready_at)
+        if (before.state, before.reason, before.ready_at) != (state, reason, ready_at):
             for callback in self._callbacks:
                 callback()

@@ -33,8 +33,13 @@ STOP_SECONDS = 15.0
 
 KILL_SECONDS = 8.0
 METRICS_SECONDS = 5.0
+SLEEP_SECONDS = 60.0
+"""What falling asleep may take beyond the drain: the weights move to main memory."""
 
-Reply = frames.Answer | frames.Unavailable | frames.MetricsText
+WAKE_SECONDS = 600.0
+"""... and waking, which may read the weights from disk again."""
+
+Reply = frames.Answer | frames.Unavailable | frames.MetricsText | frames.Done
 
 
 class HostConnection:
@@ -54,6 +59,8 @@ class HostConnection:
         self._numbers = itertools.count(1)
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._streams: dict[int, asyncio.Queue[frames.Event | Reply | None]] = {}
+        self._orders: dict[int, asyncio.Future[Reply]] = {}
+        """Sleep and wake make no steps: they are not in flight for the watch on silence."""
         self._failed: frames.Failed | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -151,6 +158,8 @@ class HostConnection:
             waiting.set_result(reply)
         if (queue := self._streams.get(reply.no)) is not None:
             queue.put_nowait(reply)
+        if (order := self._orders.get(reply.no)) is not None and not order.done():
+            order.set_result(reply)
 
     def _lose(self) -> None:
         """The host is gone, or the stream to it: nothing in flight will be answered."""
@@ -161,6 +170,9 @@ class HostConnection:
             if not waiting.done():
                 waiting.set_exception(self._unavailable())
         self._replies.clear()
+        for order in self._orders.values():
+            if not order.done():
+                order.set_exception(self._unavailable())
         for queue in self._streams.values():
             queue.put_nowait(None)
 
@@ -219,6 +231,30 @@ class HostConnection:
             return ""
         finally:
             self._replies.pop(no, None)
+
+    async def sleep(self, drain_seconds: float, level: int) -> None:
+        """Returns when the device's memory is free. Raises EngineUnavailable when it could not be freed."""
+        no = next(self._numbers)
+        await self._order(no, frames.Sleep(no, drain_seconds, level), drain_seconds + SLEEP_SECONDS)
+
+    async def wake(self) -> None:
+        """Raises EngineUnavailable when the engine does not wake: it is of no more use then."""
+        no = next(self._numbers)
+        await self._order(no, frames.Wake(no), WAKE_SECONDS)
+
+    async def _order(self, no: int, frame: frames.Sleep | frames.Wake, seconds_max: float) -> None:
+        waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._orders[no] = waiting
+        try:
+            await self._write(frame)
+            async with asyncio.timeout(seconds_max):
+                reply = await waiting
+        except TimeoutError:
+            raise EngineUnavailable(f"engine {self.engine}: no answer within {seconds_max:.0f} s") from None
+        finally:
+            del self._orders[no]
+        if isinstance(reply, frames.Unavailable):
+            raise EngineUnavailable(f"engine {self.engine}: {reply.reason}")
 
     def _track_start(self) -> None:
         """An idle engine makes no steps: the silence is measured from the first request on."""

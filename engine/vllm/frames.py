@@ -48,6 +48,21 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
     drain_seconds: float
 
 
+class Sleep(msgspec.Struct, tag="sleep", array_like=True):
+    """Answer what is in flight for at most `drain_seconds`, then free the device's memory and stay. Answered with
+    `Done` or `Unavailable`. Level 1 keeps the weights in main memory, level 2 drops them."""
+
+    no: int
+    drain_seconds: float
+    level: int
+
+
+class Wake(msgspec.Struct, tag="wake", array_like=True):
+    """Take the memory again. Answered with `Done` or `Unavailable`."""
+
+    no: int
+
+
 class MetricsAsk(msgspec.Struct, tag="metrics?", array_like=True):
     no: int
 
@@ -106,6 +121,10 @@ class MetricsText(msgspec.Struct, tag="metrics", array_like=True):
     text: str
 
 
+class Done(msgspec.Struct, tag="done", array_like=True):
+    no: int
+
+
 class Pulse(msgspec.Struct, tag="pulse", array_like=True):
     """Sent about twice a second. `steps` counts finished engine steps; `step_ms` is their recent mean and
     `step_ms_max` a slowly forgetting maximum."""
@@ -118,8 +137,8 @@ class Pulse(msgspec.Struct, tag="pulse", array_like=True):
     steps: int
 
 
-ToHost: TypeAlias = Launch | Ask | Cancel | Stop | MetricsAsk
-FromHost: TypeAlias = Processes | Ready | Failed | Answer | Event | Unavailable | MetricsText | Pulse
+ToHost: TypeAlias = Launch | Ask | Cancel | Stop | Sleep | Wake | MetricsAsk
+FromHost: TypeAlias = Processes | Ready | Failed | Answer | Event | Unavailable | MetricsText | Done | Pulse
 
 _encoder = msgspec.msgpack.Encoder()
 _to_host = msgspec.msgpack.Decoder(ToHost)

@@ -64,6 +64,10 @@ class Host:
                 case frames.Cancel(no):
                     if (task := self._tasks.get(no)) is not None:
                         task.cancel()
+                case frames.Sleep(no, drain_seconds, level):
+                    self._start(no, self._sleep(no, drain_seconds, level))
+                case frames.Wake(no):
+                    self._start(no, self._obey(no, self._serving.wake()))
                 case frames.MetricsAsk(no):
                     await self._send(frames.MetricsText(no, self._serving.metrics()))
                 case frames.Stop(drain_seconds):
@@ -93,13 +97,30 @@ class Host:
         except Exception as error:  # noqa: BLE001
             await self._send(frames.Unavailable(ask.no, f"the engine's front failed: {type(error).__name__}: {error}"))
 
+    async def _sleep(self, no: int, drain_seconds: float, level: int) -> None:
+        await self._drain(drain_seconds)
+        await self._obey(no, self._serving.sleep(level))
+
+    async def _obey(self, no: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except EngineDied:
+            self._died.set()
+        except Exception as error:  # noqa: BLE001 (whatever it was, the server ends this engine then)
+            await self._send(frames.Unavailable(no, f"{type(error).__name__}: {error}"))
+        else:
+            await self._send(frames.Done(no))
+
     async def _drain(self, seconds: float) -> None:
-        if self._tasks and seconds > 0:
-            await asyncio.wait(list(self._tasks.values()), timeout=seconds)
-        for task in list(self._tasks.values()):
+        """Let all but the task that asks for it finish, then cancel them."""
+        asking = asyncio.current_task()
+        others = [task for task in self._tasks.values() if task is not asking]
+        if others and seconds > 0:
+            await asyncio.wait(others, timeout=seconds)
+        for task in others:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_SECONDS)
+        if others:
+            await asyncio.wait(others, timeout=CANCEL_SECONDS)
 
     async def _pulse(self) -> None:
         """The load, twice a second; also how an engine that dies while idle is noticed."""

@@ -22,6 +22,8 @@ from engine.vllm.pace import Pace
 
 KNOWN_VERSIONS = ("0.32",)
 FINDINGS_MAX = 5
+DEEP_SLEEP = 2
+"""vLLM's sleep level at which the weights are dropped; at level 1 they wait in main memory."""
 
 
 class UnsupportedVllm(Exception):
@@ -119,6 +121,7 @@ class Serving:
         self._engine_name = launch.engine
         self._engine = engine
         self._pace = pace
+        self._slept = 0
         self._requests: dict[str, TypeAdapter[Any]] = {
             CHAT_COMPLETIONS: TypeAdapter(ChatCompletionRequest),
             COMPLETIONS: TypeAdapter(CompletionRequest),
@@ -174,6 +177,18 @@ class Serving:
             if self.dead or isinstance(error, EngineDeadError):
                 raise EngineDied(str(error)) from error
             return create_error_response(error)
+
+    async def sleep(self, level: int) -> None:
+        await self._engine.sleep(level, "abort")
+        self._slept = level
+
+    async def wake(self) -> None:
+        """From level 2 the weights are read again into the memory that was taken for them."""
+        level, self._slept = self._slept, 0
+        if level >= DEEP_SLEEP:
+            await self._engine.wake_up(["weights"])
+            await self._engine.collective_rpc("reload_weights")
+        await self._engine.wake_up()
 
     def pulse(self) -> Pulse:
         return self._pace.pulse()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.backoff import BackoffPolicy, CrashHistory, delay_seconds
-from engine.protocol import CHAT_COMPLETIONS, EngineRequest, EngineState, EngineUnavailable
+from engine.protocol import CHAT_COMPLETIONS, EngineBlocked, EngineRequest, EngineState, EngineUnavailable
 from engine.simulated import PROFILES, SimulatedEngine, SimulatedFaults
+from engine.start_times import StartTimes
 from engine.supervisor import Supervised
 
 POLICY = BackoffPolicy()
@@ -46,22 +47,45 @@ class Clock:
         return self.at
 
 
+class Blockable(SimulatedEngine):
+    """Refuses to start while someone else holds the memory."""
+
+    blocked_by: str | None = None
+
+    async def start(self) -> None:
+        if self.blocked_by is not None:
+            raise EngineBlocked(self.blocked_by)
+        await super().start()
+
+
 class Kept:
     """A simulated engine under supervision, and the changes that were told."""
 
     def __init__(self, policy: BackoffPolicy, faults: SimulatedFaults | None = None) -> None:
         self.clock = Clock()
-        self.inner = SimulatedEngine("sim", PROFILES["cpu-135m"], faults=faults or SimulatedFaults())
-        self.engine = Supervised(self.inner, policy, now=self.clock, chance=lambda: 0.0)
+        self.inner = Blockable("sim", PROFILES["cpu-135m"], faults=faults or SimulatedFaults())
+        self.start_times = StartTimes()
+        self.engine = Supervised(
+            self.inner,
+            policy,
+            now=self.clock,
+            chance=lambda: 0.0,
+            blocked_policy=FAST,
+            start_times=self.start_times,
+        )
         self._changed = asyncio.Event()
         self.engine.on_change(self._changed.set)
 
     async def until(self, state: EngineState, incarnation: int | None = None) -> None:
+        def reached() -> bool:
+            status = self.engine.status()
+            return status.state is state and incarnation in (None, status.incarnation)
+
+        await self.holds(reached)
+
+    async def holds(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while self.engine.status().state is not state or incarnation not in (
-                None,
-                self.engine.status().incarnation,
-            ):
+            while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -134,3 +158,58 @@ async def test_a_stop_does_not_wait_for_a_slow_start(kept: Kept) -> None:
     await asyncio.wait_for(kept.engine.stop(), 5)
     assert kept.engine.status().state is EngineState.STOPPED
     assert kept.inner.status().state is EngineState.STOPPED
+
+
+async def test_an_engine_that_leaves_drains_takes_nothing_new_and_comes_back(kept: Kept) -> None:
+    await kept.engine.start()
+    await kept.until(EngineState.READY)
+    running = asyncio.create_task(kept.engine.generate(CHAT))
+    await asyncio.sleep(0)
+    leaving = asyncio.create_task(kept.engine.leave(10.0))
+    kept.engine.explain_absence("until Tue 22:00", back_at=kept.clock() + 3600)
+    with pytest.raises(EngineUnavailable, match="away: until Tue 22:00") as raised:
+        await kept.engine.generate(CHAT)
+    assert not raised.value.died
+    await leaving
+    assert (await running).ok
+    assert kept.inner.status().state is EngineState.STOPPED
+    await kept.engine.start()
+    await kept.until(EngineState.READY, incarnation=2)
+
+
+async def test_an_engine_that_is_called_back_while_it_leaves_starts_when_it_has_left(kept: Kept) -> None:
+    await kept.engine.start()
+    await kept.until(EngineState.READY)
+    leaving = asyncio.create_task(kept.engine.leave(0.0))
+    await asyncio.sleep(0)
+    await kept.engine.start()
+    await leaving
+    await kept.until(EngineState.READY, incarnation=2)
+    assert (await kept.engine.generate(CHAT)).ok
+
+
+async def test_an_engine_waits_for_memory_that_someone_else_holds_and_says_who(kept: Kept) -> None:
+    kept.inner.blocked_by = "sim needs 4.0 GiB of cuda:0; held by python (pid 7, 20.0 GiB)"
+    await kept.engine.start()
+    await kept.holds(lambda: kept.engine.status().reason == kept.inner.blocked_by)
+    assert kept.engine.status().state is EngineState.STARTING
+    with pytest.raises(EngineUnavailable, match="held by python"):
+        await kept.engine.generate(CHAT)
+    for _ in range(10):  # ... however often it is tried: it is no crash loop
+        await asyncio.sleep(0)
+    assert kept.engine.status().state is EngineState.STARTING
+    kept.inner.blocked_by = None
+    await kept.until(EngineState.READY, incarnation=1)
+
+
+@pytest.mark.parametrize("kept", [(FAST, SimulatedFaults(start_seconds=0.05))], indirect=True)
+async def test_the_next_start_is_expected_to_take_as_long_as_the_last(kept: Kept) -> None:
+    await kept.engine.start()
+    await kept.until(EngineState.READY)
+    measured = kept.start_times.seconds("sim")
+    assert 0.05 <= measured < 5
+    await kept.engine.leave(0.0)
+    kept.engine.explain_absence("until then", back_at=kept.clock() + 100)
+    assert kept.engine.status().ready_at == kept.clock() + 100 + measured
+    await kept.engine.start()
+    assert kept.engine.status().ready_at == kept.clock() + measured

@@ -1,6 +1,7 @@
 """A host with everything but vLLM: the real process, frames and watches around answers that a test can steer.
 
 A chat whose first message is `sleep 5` takes that long, `die` ends the engine, `hang` blocks the whole host, and so on.
+The model `sleepless` cannot sleep and `drowsy` does not wake, whatever the server wants.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ STEP_SECONDS = 0.01
 
 
 class ToyServing:
-    def __init__(self) -> None:
+    def __init__(self, source: str = "") -> None:
+        self.source = source
+        self.slept = 0
         self.dead = False
         self.running = 0
         self.steps = 0
@@ -54,6 +57,8 @@ class ToyServing:
                 return int(number), json.dumps({"error": {"message": "no"}}).encode()
             case "bug":
                 raise RuntimeError("a bug in the front")
+            case "slept":
+                return 200, json.dumps(_answer(fields, "stop") | {"slept": self.slept}).encode()
         return 200, json.dumps(_answer(fields, "abort" if word == "abort" else "stop")).encode()
 
     async def _step_for(self, seconds: float) -> None:
@@ -79,6 +84,15 @@ class ToyServing:
         finally:
             self.running -= 1
 
+    async def sleep(self, level: int) -> None:
+        if self.source == "sleepless" or self.running:
+            raise RuntimeError(f"no sleep with {self.running} requests running")
+        self.slept = level
+
+    async def wake(self) -> None:
+        if self.source == "drowsy":
+            raise RuntimeError("no memory to wake up in")
+
     def pulse(self) -> Pulse:
         return Pulse(self.running, 0, 0.0, 10.0, 10.0, self.steps)
 
@@ -98,7 +112,7 @@ def _answer(fields: dict[str, Any], finish_reason: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_toy(launch: Launch) -> AsyncIterator[tuple[ToyServing, Ready]]:
-    match launch.source.rpartition("/")[2]:
+    match source := launch.source.rpartition("/")[2]:
         case "refused":
             raise ValueError("the weights are for another model")
         case "child":
@@ -108,7 +122,7 @@ async def open_toy(launch: Launch) -> AsyncIterator[tuple[ToyServing, Ready]]:
             os._exit(3)
         case "slow":
             time.sleep(600)  # noqa: ASYNC251 (as vLLM blocks the loop while it builds)
-    yield ToyServing(), Ready("toy", [CHAT_COMPLETIONS], 1000, 8, 64_000, None, "cpu", 0.1)
+    yield ToyServing(source), Ready("toy", [CHAT_COMPLETIONS], 1000, 8, 64_000, None, "cpu", 0.1)
 
 
 if __name__ == "__main__":
