@@ -45,6 +45,8 @@ def flags(spec: VllmSpec, kind: ModelKind, *, channel: Path | None = None) -> li
     if channel is not None and kind is ModelKind.GENERATE:
         ours["scheduler-cls"] = [SCHEDULERS["cpu" if spec.device == "cpu" else "cuda"]]
         ours["additional-config"] = [json.dumps({"nightbatch": {"channel": str(channel)}})]
+    if spec.sleep_level is not None:
+        ours["enable-sleep-mode"] = []
     if spec.kv_cache_bytes is not None:
         ours["kv-cache-memory-bytes"] = [str(spec.kv_cache_bytes)]
     if spec.device_memory_share is not None:

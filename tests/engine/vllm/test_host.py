@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from engine.processes import alive, read_record, record_path
 from engine.protocol import (
     CHAT_COMPLETIONS,
+    EngineBlocked,
     EngineOverloaded,
     EngineRequest,
     EngineStartError,
@@ -37,9 +39,9 @@ Make = Callable[..., VllmEngine]
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     made: list[VllmEngine] = []
 
-    def make_engine(source: str = "good", *, seconds: float = 60.0) -> VllmEngine:
+    def make_engine(source: str = "good", *, seconds: float = 60.0, **more: Any) -> VllmEngine:
         folder = make_model(tmp_path / "models" / source)
-        spec = VllmSpec("toy", "toy-model", str(folder), start_seconds_max=seconds)
+        spec = VllmSpec("toy", "toy-model", str(folder), start_seconds_max=seconds, **more)
         made.append(VllmEngine(spec, folder=tmp_path / "engines", host_command=TOY))
         return made[-1]
 
@@ -244,3 +246,68 @@ async def test_a_folder_without_weights_fails_the_start(tmp_path: Path) -> None:
     assert list(engine.models()) == []
     with pytest.raises(EngineStartError, match="no weights"):
         await engine.start()
+
+
+async def test_an_engine_that_sleeps_drains_first_and_wakes_in_the_same_process(make: Make) -> None:
+    engine = make(sleep_level=1)
+    await engine.start()
+    pids = host_pids("toy")
+    running = asyncio.create_task(engine.generate(ask("sleep 2")))
+    await until(lambda: engine.load().running == 1)
+    await engine.sleep(drain_seconds=10)
+    assert (await running).ok
+    assert (engine.status().state, engine.status().reason) == (EngineState.STOPPED, "asleep")
+    with pytest.raises(EngineUnavailable):
+        await engine.generate(ask())
+    await engine.start()
+    assert json.loads((await engine.generate(ask("slept"))).body)["slept"] == 1
+    assert (host_pids("toy"), engine.status().incarnation) == (pids, 2)
+
+
+async def test_what_has_not_ended_when_the_drain_has_is_aborted_before_the_sleep(make: Make) -> None:
+    engine = make(sleep_level=1)
+    await engine.start()
+    running = asyncio.create_task(engine.generate(ask("sleep 60")))
+    await until(lambda: engine.load().running == 1)
+    await engine.sleep(drain_seconds=0.1)
+    await engine.stop()
+    with pytest.raises(EngineUnavailable) as raised:
+        await running
+    assert not raised.value.died
+
+
+async def test_an_engine_that_cannot_sleep_says_so_and_can_still_be_stopped(make: Make) -> None:
+    engine = make("sleepless", sleep_level=1)
+    await engine.start()
+    with pytest.raises(EngineUnavailable, match="no sleep"):
+        await engine.sleep()
+    await engine.stop()
+    assert not host_pids("toy")
+
+
+async def test_an_engine_that_does_not_wake_is_started_anew(make: Make) -> None:
+    engine = make("drowsy", sleep_level=1)
+    await engine.start()
+    pids = host_pids("toy")
+    await engine.sleep()
+    await engine.start()
+    assert (await engine.generate(ask())).ok
+    assert host_pids("toy") != pids
+
+
+async def test_a_host_that_dies_asleep_is_cleaned_up_and_started_anew(make: Make) -> None:
+    engine = make(sleep_level=1)
+    await engine.start()
+    await engine.sleep()
+    (pid,) = host_pids("toy")
+    psutil.Process(pid).kill()
+    await until(lambda: not host_pids("toy"))
+    await engine.start()
+    assert (await engine.generate(ask())).ok
+
+
+async def test_an_engine_for_whose_memory_there_is_no_room_is_not_started(make: Make) -> None:
+    engine = make(memory_bytes=2**60)
+    with pytest.raises(EngineBlocked, match=r"toy needs 1073741824\.0 GiB of cpu, where .* are free"):
+        await engine.start()
+    assert not host_pids("toy")
