@@ -87,6 +87,12 @@ def speed_of(batch: Batch) -> str | None:
     return f"{lines_per_s:,.1f} lines/s" + (f", {tokens_per_s:,.0f} tok/s" if tokens_per_s else "")
 
 
+def warnings_of(batch: Batch) -> list[str]:
+    """What speaks against its deadline. A field of Nightbatch's own, as the next."""
+    warnings = getattr(batch, "warnings", None) or []
+    return [f"warning: {warning['message']}" for warning in warnings]
+
+
 def pause_reason(batch: Batch) -> str | None:
     """Why a batch waits. A field of Nightbatch's own: other servers do not have it."""
     reason = getattr(batch, "pause_reason", None)

@@ -10,7 +10,7 @@ import typer
 
 from nightbatch import exits
 from nightbatch.commands.options import JsonOption, KeyOption, UrlOption, connect, console, printer
-from nightbatch.commands.submit import finish, wait_for
+from nightbatch.commands.submit import deadline, finish, wait_for
 
 
 def retry(
@@ -27,6 +27,7 @@ def retry(
         typer.Option("--set", help="FIELD=VALUE put into each body; dots go deeper, values are JSON or text."),
     ] = None,
     window: Annotated[str | None, typer.Option(help="Completion window. Default: that of the batch.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="TIME", help="Deadline by the clock, as for submit.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many lines it would be.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it ends, then download the results.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the results (with --wait).")] = Path(),
@@ -38,6 +39,8 @@ def retry(
     asked: dict[str, Any] = {"where": where, "set": parse_changes(changes or [])}
     if window is not None:
         asked["completion_window"] = window
+    if by is not None:
+        asked["deadline_at"] = deadline(by)
     client = connect(url, api_key)
     out = printer()
     plan = client.retry_plan(batch_id, asked)

@@ -130,7 +130,7 @@ def _row(batch: Batch, now: float) -> dict[str, str | Text]:
 
 def details(batch: Batch, *, now: float) -> Table:
     from nightbatch import quality
-    from nightbatch.following import done, pause_reason, speed_of, total
+    from nightbatch.following import done, pause_reason, speed_of, total, warnings_of
     from nightbatch.outcome import refusals
 
     failed = batch.request_counts.failed if batch.request_counts else 0
@@ -141,6 +141,7 @@ def details(batch: Batch, *, now: float) -> Table:
         ("batch", batch.id),
         ("status", batch.status),
         ("paused", pause_reason(batch)),
+        ("warnings", "\n".join(warnings_of(batch)) or None),
         ("model", batch.model),
         ("endpoint", batch.endpoint),
         ("speed", speed_of(batch)),

@@ -14,6 +14,7 @@ from rich.console import Console
 from nightbatch import exits
 from nightbatch.commands.options import KeyOption, UrlOption, connect, console, printer
 from nightbatch.commands.progress import bar, mib
+from nightbatch.commands.status import moment
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -29,6 +30,14 @@ def submit(
         str | None, typer.Option(help="Endpoint of all lines. Default: the url of the first line.")
     ] = None,
     window: Annotated[str, typer.Option(help="Completion window, a tier of the server.")] = "24h",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Deadline by this machine's clock: 07:00 (the next one), 'fri 07:00' or 2026-07-01T07:00. "
+            "Default: as the window says.",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it ends, then download the results.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the results (with --wait).")] = Path(),
     on_invalid_line: Annotated[
@@ -53,10 +62,10 @@ def submit(
     server, 3 the batch failed as a whole.
     """
     pairs = _metadata(metadata or [])
+    extra = _extra(by, on_invalid_line)
     endpoint = endpoint or first_url(file)
     client = connect(url, api_key)
     screen = console()
-    extra = {} if on_invalid_line is None else {"on_invalid_line": on_invalid_line}
     if dry_run is not None:
         from nightbatch.commands.dry_run import dry_run as rehearse
         from nightbatch.following import pause_reason
@@ -83,7 +92,9 @@ def submit(
 
 
 def _announce(batch: Batch) -> None:
-    text = f"{batch.id} submitted: {batch.endpoint}, window {batch.completion_window}"
+    due = getattr(batch, "deadline_at", None)
+    by = f", by {moment(due, time.time())}" if due else ""
+    text = f"{batch.id} submitted: {batch.endpoint}, window {batch.completion_window}{by}"
     printer().print(text, markup=False)
 
 
@@ -116,13 +127,31 @@ def _metadata(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def _extra(by: str | None, on_invalid_line: str | None) -> dict[str, object]:
+    extra: dict[str, object] = {}
+    if by is not None:
+        extra["deadline_at"] = deadline(by)
+    if on_invalid_line is not None:
+        extra["on_invalid_line"] = on_invalid_line
+    return extra
+
+
+def deadline(text: str) -> int:
+    from nightbatch.by import deadline_of
+
+    try:
+        return deadline_of(text, now=time.time())
+    except ValueError as error:
+        raise exits.UsageError(f"--by {error}") from error
+
+
 def _send(
     client: Client,
     file: Path,
     endpoint: str,
     window: str,
     metadata: dict[str, str],
-    extra: dict[str, str],
+    extra: Mapping[str, object],
     screen: Console,
 ) -> Batch:
     size = file.stat().st_size
@@ -175,11 +204,12 @@ def wait_for(
 
 def finish(client: Client, batch: Batch, folder: Path, run_seconds: float | None = None) -> int:
     """Download what an ended batch left, print what it came to, and return the exit code."""
+    from nightbatch.following import warnings_of
     from nightbatch.outcome import download, exit_code, refusals, summary
 
     out = printer()
     out.print(summary(batch, run_seconds), markup=False)
-    for line in refusals(batch):
+    for line in [*refusals(batch), *warnings_of(batch)]:
         out.print(f"  {line}", markup=False)
     if batch.output_file_id or batch.error_file_id:
         with bar(console(), "download") as report:

@@ -8,6 +8,8 @@ from typing import Any
 
 from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
 from server.errors import ApiError, invalid, missing, shown
+from server.openai.deadline import FIELD as DEADLINE
+from server.openai.deadline import read_deadline
 from server.openai.expiry import check_expires_after
 from server.settings import ServerSettings, Tier
 from store.records import OnInvalidLine
@@ -20,6 +22,8 @@ ON_INVALID_LINE = "on_invalid_line"
 
 @dataclass(frozen=True, slots=True)
 class BatchParams:
+    """`deadline_at` overrules the tier's seconds; what else a tier says holds all the same."""
+
     input_file_id: str
     endpoint: str
     completion_window: str
@@ -27,9 +31,10 @@ class BatchParams:
     metadata: Mapping[str, str] | None
     output_expires_after_seconds: int | None
     on_invalid_line: OnInvalidLine
+    deadline_at: int | None
 
 
-def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings) -> BatchParams:
+def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings, *, now: float) -> BatchParams:
     """Unknown fields are ignored: clients of every age send some."""
     input_file_id = _required_text(body, "input_file_id")
     endpoint = _required_text(body, "endpoint")
@@ -47,6 +52,7 @@ def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings) -> Bat
         metadata=_metadata(body.get(METADATA), settings),
         output_expires_after_seconds=_output_expiry(body.get(OUTPUT_EXPIRY), settings),
         on_invalid_line=_on_invalid_line(body.get(ON_INVALID_LINE), settings),
+        deadline_at=read_deadline(body.get(DEADLINE), settings, now=now),
     )
 
 

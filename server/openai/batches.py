@@ -13,6 +13,7 @@ from server.context import Api, ApiDep
 from server.errors import NO_RETRY, ApiError, invalid, shown
 from server.ids import new_batch_id
 from server.openai.batch_params import ENDPOINTS, BatchParams, parse_batch_params
+from server.openai.deadline import FIELD as DEADLINE
 from server.openai.idempotency import Repetition, check_same, read_repetition
 from server.openai.incoming import BATCH
 from server.openai.paging import After, Limit, edges, page_limit
@@ -41,6 +42,10 @@ CREATE_DOC: dict[str, Any] = {
                         "propertyNames": {"maxLength": 64},
                         "additionalProperties": {"type": "string", "maxLength": 512},
                     },
+                    DEADLINE: {
+                        "type": ["integer", "string", "null"],
+                        "description": "The deadline, Unix seconds or ISO 8601 with a zone, in place of the window's.",
+                    },
                     "on_invalid_line": {"type": ["string", "null"], "enum": ["fail", "report", None]},
                     "idempotency_key": {"type": ["string", "null"], "minLength": 1, "maxLength": 255},
                     "output_expires_after": {
@@ -67,7 +72,7 @@ CREATE_DOC: dict[str, Any] = {
 async def create_batch(request: Request, api: ApiDep, tenant: TenantDep) -> Response:
     """Create a batch. What is wrong with the *file's lines* is said later, on the batch."""
     body = await read_json_object(request, bytes_max=api.settings.json_body_bytes_max)
-    params = parse_batch_params(body, api.settings)
+    params = parse_batch_params(body, api.settings, now=api.now())
     repetition = read_repetition(request.headers, body, api.settings)
     file = await _input_file(api, tenant, params.input_file_id)
     new = new_batch(api, tenant, params, file, repetition)
@@ -156,7 +161,7 @@ def new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, repe
         input_file_id=file.id,
         completion_window=params.completion_window,
         created_at=created_at,
-        expires_at=created_at + params.tier.seconds,
+        expires_at=params.deadline_at or created_at + params.tier.seconds,
         on_deadline=params.tier.on_deadline,
         models=_pinned(api, file),
         metadata=params.metadata,
@@ -164,6 +169,7 @@ def new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, repe
         on_invalid_line=params.on_invalid_line,
         idempotency_key=repetition.key,
         request_digest=repetition.digest,
+        deadline_at=params.deadline_at,
     )
 
 

@@ -17,6 +17,7 @@ from server.context import Api, ApiDep
 from server.errors import ApiError
 from server.openai.batch_params import parse_batch_params
 from server.openai.batches import find_batch, new_batch
+from server.openai.deadline import FIELD as DEADLINE
 from server.openai.family import check_ended, open_results
 from server.openai.files import new_record
 from server.openai.idempotency import check_same, read_repetition
@@ -50,6 +51,7 @@ RETRY_DOC: dict[str, Any] = {
                     WHERE: {"type": "array", "minItems": 1, "items": {"type": "string", "enum": list(CONDITIONS)}},
                     SET: {"type": ["object", "null"], "description": "Fields of each line's body and their values."},
                     WINDOW: {"type": ["string", "null"]},
+                    DEADLINE: {"type": ["integer", "string", "null"]},
                     DRY_RUN: {"type": ["boolean", "null"]},
                 },
             }
@@ -89,15 +91,16 @@ async def retry_batch(batch_id: str, request: Request, api: ApiDep, tenant: Tena
         "completion_window": params.completion_window or parent.completion_window,
         "metadata": None if parent.metadata is None else dict(parent.metadata),
         "on_invalid_line": parent.on_invalid_line.value,
+        DEADLINE: body.get(DEADLINE),
     }
-    batch_params = parse_batch_params(asked, api.settings)
+    batch_params = parse_batch_params(asked, api.settings, now=api.now())
     file = await _input(api, parent)
     try:
         index = await asyncio.to_thread(LineIndex.open, api.store.index_path(file.blob))
         picker = _Picker(index, parent, params)
         with await open_results(api, parent) as results:
             if params.dry_run:
-                count = await asyncio.to_thread(picker.count, results)
+                count = await api.store.intake_pace.run(picker.count, results)
                 return reply(RetryPlan(parent_batch_id=parent.id, lines=count, notes=sorted(picker.notes)))
             child_file = await _write(api, parent, picker, results)
     except Damaged:
@@ -142,7 +145,7 @@ async def _write(api: Api, parent: BatchRecord, picker: _Picker, results: EndedR
     upload: Upload = await api.store.uploads.begin(indexed=True)
     try:
         pieces = picker.pieces(results)
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        while (piece := await api.store.intake_pace.run(next, pieces, None)) is not None:
             await upload.write(piece)
         _check_any(parent, picker)
         stored = await upload.finish()

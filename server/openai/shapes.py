@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from engine.protocol import ModelInfo
 from store.quality import summary_of
@@ -114,6 +114,16 @@ class BatchErrorPage(BaseModel):
     total: int
 
 
+class BatchWarning(BaseModel):
+    """What admission thinks of a batch that runs all the same."""
+
+    code: str
+    message: str
+
+
+_WARNINGS = TypeAdapter(list[BatchWarning])
+
+
 class RequestCountsObject(BaseModel):
     total: int
     completed: int
@@ -163,7 +173,9 @@ class BatchObject(BaseModel):
     metadata: dict[str, str] | None
     paused_at: int | None
     pause_reason: str | None
+    deadline_at: int | None
     deadline_missed_at: int | None
+    warnings: list[BatchWarning] | None
     on_invalid_line: str
     parent_batch_id: str | None
     eta_at: int | None
@@ -184,6 +196,7 @@ class BatchObject(BaseModel):
                 total=record.counts.total, completed=record.counts.completed, failed=record.counts.failed
             ),
             usage=_usage(record),
+            warnings=None if record.warnings is None else _WARNINGS.validate_json(record.warnings),
             quality=None if errors_max is not None else summary_of(record.quality),
             metadata=None if record.metadata is None else dict(record.metadata),
         )
@@ -192,8 +205,8 @@ class BatchObject(BaseModel):
 _SAME_IN_BATCH = (
     "id", "endpoint", "input_file_id", "completion_window", "output_file_id", "error_file_id", "created_at",
     "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
-    "cancelled_at", "paused_at", "pause_reason", "deadline_missed_at", "parent_batch_id", "eta_at", "lines_per_s",
-    "tokens_per_s",
+    "cancelled_at", "paused_at", "pause_reason", "deadline_at", "deadline_missed_at", "parent_batch_id", "eta_at",
+    "lines_per_s", "tokens_per_s",
 )  # fmt: skip
 
 

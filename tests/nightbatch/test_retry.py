@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def test_a_retry_runs_exactly_the_lines_asked_for_in_their_order_with_the_fields
     assert {19, 39, 59} <= set(numbers)
     assert all(line["body"]["max_tokens"] == 500 for line in again)
     assert all(line["body"]["stream_options"] == {"x": True} for line in again)
+
+
+def test_a_retry_has_a_deadline_of_its_own(server: ServerProcess) -> None:
+    parent = ended(server, lines())
+    at = int(time.time()) + 7200
+    child = post(server, parent.id, {"where": ["error"], "deadline_at": at}).json()
+    assert (child["deadline_at"], child["expires_at"]) == (at, at)
+    refused = post(server, parent.id, {"where": ["error"], "deadline_at": "07:00"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "deadline_at")
 
 
 def test_an_output_limit_is_set_under_the_name_that_the_line_uses(server: ServerProcess) -> None:

@@ -98,6 +98,21 @@ def test_without_waiting_it_says_how_to_go_on(server: ServerProcess, tmp_path: P
     assert cancelled.stderr.count("\n") == 1
 
 
+def test_a_deadline_by_the_clock_is_sent_and_shown(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line("a", "hello")])
+    done = run(server, "submit", str(source), "--by", "07:00")
+    assert done.returncode == exits.OK, done.stderr
+    assert "window 24h, by " in done.stdout
+    assert "07:00:00 (in " in done.stdout
+    batch = json.loads(run(server, "status", done.stdout.split()[0], "--json").stdout)
+    assert batch["expires_at"] == batch["deadline_at"]
+    assert 0 < batch["deadline_at"] - batch["created_at"] <= 25 * 3600
+    refused = run(server, "submit", str(source), "--by", "7 o'clock")
+    assert (refused.returncode, refused.stderr.count("\n")) == (exits.USAGE, 1)
+    assert "--by" in refused.stderr
+    assert "07:00" in refused.stderr
+
+
 def test_models_are_listed_with_what_they_are(server: ServerProcess) -> None:
     assert "sim" in run(server, "models").stdout
     [model] = json.loads(run(server, "models", "--json").stdout)

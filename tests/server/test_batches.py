@@ -16,8 +16,8 @@ from store.records import BatchStatus, LineError, NewShard, OnDeadline
 from tests.server.houses import CHAT, House, HouseBuilder, form, line
 
 OURS = {
-    "paused_at", "pause_reason", "deadline_missed_at", "on_invalid_line", "parent_batch_id", "eta_at", "lines_per_s",
-    "tokens_per_s", "quality",
+    "paused_at", "pause_reason", "deadline_at", "deadline_missed_at", "warnings", "on_invalid_line", "parent_batch_id",
+    "eta_at", "lines_per_s", "tokens_per_s", "quality",
 }  # fmt: skip
 KEYS = set(Batch.model_fields) | OURS
 
