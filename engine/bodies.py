@@ -74,11 +74,11 @@ def prepare_body(body: bytes, *, model: str, endpoint: str, priority: int | None
     options = fields.get("stream_options")
     kept: dict[str, object] = {name: value for name, value in fields.items() if not _stripped(name, endpoint)}
     kept["model"] = model
+    kept.pop("service_tier", None)  # ours to give; vLLM refuses those that it has not heard of, others charge for them
     if priority is not None:
         kept["priority"] = priority
     if endpoint == RESPONSES:
         kept["store"] = False
-        kept.pop("service_tier", None)  # vLLM refuses the tiers that it has not heard of; it has none to give
     if stream:
         kept["stream"] = _TRUE
         if options is not None and wants_stream_usage(bytes(options)):

@@ -27,6 +27,7 @@ from server.openai import (
     retries,
     uploads,
 )
+from server.openai.flex import Flex
 from server.settings import ServerSettings
 from server.tenants import Tenants
 from store.store import Store
@@ -70,6 +71,7 @@ def create_app(
         now=now,
         not_ready=ready,
         token=token,
+        flex=Flex(registry, settings),
     )
     app.include_router(health.router)
     app.include_router(exposition.router)

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from engine.registry import Registry
 from server.ids import TokenSource
+from server.openai.flex import Flex
 from server.settings import ServerSettings
 from server.tenants import Tenants
 from store.store import Store
@@ -28,6 +29,7 @@ class Api:
     now: Callable[[], float]
     not_ready: Callable[[], Sequence[str]]
     token: TokenSource
+    flex: Flex
 
 
 def api_of(request: Request) -> Api:

@@ -29,6 +29,10 @@ online_requests = Counter(
     ["endpoint", "outcome"],
 )
 online_inflight = Gauge("nightbatch_online_inflight", "Online requests that an engine is answering now.")
+flex_requests = Counter(
+    "nightbatch_flex_requests", "Requests of service_tier `flex`, by endpoint and outcome.", ["endpoint", "outcome"]
+)
+flex_inflight = Gauge("nightbatch_flex_inflight", "Requests of service_tier `flex` that are held open now.")
 online_ttft_seconds = Histogram(
     "nightbatch_online_ttft_seconds",
     "Seconds from an online request's body to the first frame of its stream.",
@@ -54,10 +58,11 @@ class Outcome:
 
 
 @contextmanager
-def online(endpoint: str) -> Iterator[Outcome]:
-    """Count one online request while it is answered, and its outcome after."""
+def online(endpoint: str, *, flex: bool = False) -> Iterator[Outcome]:
+    """Count one online request while it is answered, and its outcome after; those of the flex tier apart."""
     outcome = Outcome()
-    online_inflight.inc()
+    inflight, requests = (flex_inflight, flex_requests) if flex else (online_inflight, online_requests)
+    inflight.inc()
     try:
         yield outcome
     except ApiError as error:
@@ -70,5 +75,5 @@ def online(endpoint: str) -> Iterator[Outcome]:
         outcome.name = "failed"
         raise
     finally:
-        online_inflight.dec()
-        online_requests.labels(endpoint, outcome.name).inc()
+        inflight.dec()
+        requests.labels(endpoint, outcome.name).inc()

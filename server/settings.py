@@ -65,6 +65,8 @@ class ServerSettings:
     listed_batch_errors_max: int = 10
     """Line errors of each batch in a list; `GET /v1/batches/{id}` shows all that the store keeps. `total` is exact."""
 
+    deadline_seconds_max: int = 366 * DAY_SECONDS
+    """How far ahead a client may put its deadline; what is further ahead is a slip, of milliseconds mostly."""
     metadata_pairs_max: int = 16
     metadata_key_chars_max: int = 64
     metadata_value_chars_max: int = 512
@@ -88,6 +90,13 @@ class ServerSettings:
     output_expires_seconds: int | None = 30 * DAY_SECONDS
     """When results expire if the client does not say, counted from when they were written; None keeps them."""
 
+    flex_inflight_max: int = 64
+    """Requests of service_tier `flex` that are held open at once, waiting or running; more are 429."""
+    flex_beside_online_max: int = 2
+    """Of those, how many run on a device while an online request is on it."""
+    flex_wait_seconds_max: float = 900.0
+    """How long one waits for its turn before it is 429: clients of flex are told to wait for 15 minutes."""
+
     retry_after_seconds: float = 10.0
     """The hint sent with 503 when no engine can answer."""
     engine_metrics_seconds_max: float = 5.0
@@ -103,6 +112,14 @@ class ServerSettings:
                 f"server setting retry_after_seconds must be above 0 and at most {RETRY_AFTER_SECONDS_MAX:.0f}, "
                 f"not {self.retry_after_seconds}: OpenAI's clients ignore longer hints and give up"
             )
-        for name in ("upload_bytes_max", "json_body_bytes_max", "body_silence_seconds_max", "form_parts_max"):
+        for name in (
+            "upload_bytes_max",
+            "json_body_bytes_max",
+            "body_silence_seconds_max",
+            "form_parts_max",
+            "flex_inflight_max",
+            "flex_beside_online_max",
+            "flex_wait_seconds_max",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"server setting {name} must be above 0, not {getattr(self, name)}")

@@ -11,6 +11,7 @@ from engine.protocol import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     EMBEDDINGS,
+    GENERATE_ENDPOINTS,
     RERANK,
     RESPONSES,
     SCORE,
@@ -24,6 +25,9 @@ from server.context import ApiDep
 from server.disconnect import unless_gone
 from server.openai.dispatch import try_engines
 from server.openai.online_call import read_call
+from server.openai.service_tier import FIELD as SERVICE_TIER
+from server.openai.service_tier import KNOWN as SERVICE_TIERS
+from server.openai.service_tier import stamped
 from server.openai.shapes import error_docs
 from server.openai.streaming import EventStream, answer
 
@@ -48,11 +52,11 @@ def _handler(endpoint: str) -> Callable[..., Awaitable[Response]]:
         async def attempt(engine: Engine, number: int) -> EngineResult:
             return await engine.generate(call.request(number))
 
-        with metrics.online(endpoint) as outcome:
+        with metrics.online(endpoint, flex=call.flex) as outcome:
             result = await unless_gone(request.receive, try_engines(api, call, attempt))
             if not result.ok:
                 outcome.rejected()
-        return answer(result)
+        return answer(stamped(result, call.service_tier))
 
     return answer_online
 
@@ -61,6 +65,9 @@ def _docs(endpoint: str) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if endpoint in STREAM_ENDPOINTS:
         content["text/event-stream"] = {"schema": {"type": "string"}}
+    fields: dict[str, Any] = {"model": {"type": "string"}}
+    if endpoint in GENERATE_ENDPOINTS:
+        fields[SERVICE_TIER] = {"type": ["string", "null"], "enum": [*SERVICE_TIERS, None]}
     return {
         "operation_id": endpoint.removeprefix("/v1/").replace("/", "_"),
         "summary": SUMMARIES[endpoint],
@@ -74,7 +81,7 @@ def _docs(endpoint: str) -> dict[str, Any]:
                         "schema": {
                             "type": "object",
                             "required": ["model"],
-                            "properties": {"model": {"type": "string"}},
+                            "properties": fields,
                             "additionalProperties": True,
                         }
                     }

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import Request
 
 from engine.protocol import (
+    BATCH_PRIORITY,
     CHAT_COMPLETIONS,
     COMPLETIONS,
     EMBEDDINGS,
@@ -23,6 +24,8 @@ from server.bodies import decode_json, read_json_bytes
 from server.context import Api
 from server.errors import ApiError, invalid, missing
 from server.openai.models import resolve_model
+from server.openai.service_tier import FIELD as SERVICE_TIER
+from server.openai.service_tier import FLEX, tier_of
 
 SUB_REQUESTS_MAX = 65_536
 """A bound on what a body may claim to fan out to; the engine has its own, lower ones."""
@@ -30,12 +33,19 @@ SUB_REQUESTS_MAX = 65_536
 
 @dataclass(frozen=True, slots=True)
 class OnlineCall:
+    """`service_tier` is the one that serves it, None where the client did not ask of tiers."""
+
     request_id: str
     model: ModelInfo
     endpoint: str
     body: bytes
     stream: bool
     sub_requests: int
+    service_tier: str | None
+
+    @property
+    def flex(self) -> bool:
+        return self.service_tier == FLEX
 
     def request(self, attempt: int) -> EngineRequest:
         return EngineRequest(
@@ -43,7 +53,7 @@ class OnlineCall:
             model=self.model.id,
             endpoint=self.endpoint,
             body=self.body,
-            priority=ONLINE_PRIORITY,
+            priority=BATCH_PRIORITY if self.flex else ONLINE_PRIORITY,
             sub_requests=self.sub_requests,
         )
 
@@ -72,6 +82,7 @@ async def read_call(request: Request, api: Api, endpoint: str) -> OnlineCall:
         body=body,
         stream=bool(stream),
         sub_requests=_sub_requests(fields, endpoint),
+        service_tier=tier_of(_field(fields, SERVICE_TIER, str)) if endpoint in GENERATE_ENDPOINTS else None,
     )
 
 

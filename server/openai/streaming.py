@@ -18,6 +18,7 @@ from server.context import Api
 from server.disconnect import unless_gone
 from server.openai.dispatch import try_engines
 from server.openai.online_call import OnlineCall
+from server.openai.service_tier import stamped_frame
 
 log = logging.getLogger("nightbatch.online")
 
@@ -39,7 +40,7 @@ class EventStream(Response):
         self._started = time.perf_counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with metrics.online(self._call.endpoint) as outcome:
+        with metrics.online(self._call.endpoint, flex=self._call.flex) as outcome:
             refused = await unless_gone(receive, self._run(send))
             if refused is not None:
                 outcome.rejected()
@@ -60,11 +61,10 @@ class EventStream(Response):
                 async for frame in frames:
                     if not begun:
                         begun = True
-                        metrics.online_ttft_seconds.labels(self._call.endpoint).observe(
-                            time.perf_counter() - self._started
-                        )
+                        self._observe_ttft()
                         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+                    stamped = stamped_frame(frame, self._call.service_tier)
+                    await send({"type": "http.response.body", "body": stamped, "more_body": True})
         except StreamRejected as refusal:
             return refusal.result
         except EngineError as error:
@@ -76,6 +76,10 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return None
+
+    def _observe_ttft(self) -> None:
+        if not self._call.flex:  # it waits for others on purpose
+            metrics.online_ttft_seconds.labels(self._call.endpoint).observe(time.perf_counter() - self._started)
 
 
 def answer(result: EngineResult) -> Response:

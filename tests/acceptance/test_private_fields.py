@@ -182,6 +182,18 @@ def test_headers_of_clients_stay_outside(
     assert "priority" not in body
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_service_tier_never_reaches_an_engine(
+    server: ServerProcess, seen: list[tuple[dict[str, str], dict[str, Any]]], endpoint: str
+) -> None:
+    for tier in ("flex", "priority"):
+        assert online(server, endpoint, {"service_tier": tier}).status_code == 200
+        (result,) = in_batch(server, endpoint, {"service_tier": tier})
+        assert result["response"]["status_code"] == 200
+    assert len(seen) == 4
+    assert not any("service_tier" in body for _, body in seen)
+
+
 def test_a_response_is_asked_not_to_be_stored(
     server: ServerProcess, seen: list[tuple[dict[str, str], dict[str, Any]]]
 ) -> None:
