@@ -72,6 +72,8 @@ async def compose(
             targets=targets(config, environment, now),
         )
         registry.on_change(scheduler.wake)
+        presence = registry.presence
+        presence.on_change(lambda: store.yield_to_online(presence.here() > 0))
         app = create_app(
             store=store,
             registry=registry,
@@ -94,6 +96,8 @@ def store_settings(config: Config) -> StoreSettings:
         lines_max=section.lines_max,
         line_errors_shown_max=section.line_errors_shown_max,
         index_workers_max=section.index_workers_max,
+        intake_bytes_per_s_online=section.intake_mib_per_s_online * MIB,
+        download_bytes_per_s_online=section.download_mib_per_s_online * MIB,
         disk_reserve_bytes=section.disk_reserve_mib * MIB,
         readers_max=section.readers_max,
     )

@@ -64,6 +64,15 @@ class StoreSection(Section):
     lines_max: int = Field(5_000_000, ge=1, le=1_000_000_000, description="most lines of a batch input")
     line_errors_shown_max: int = Field(1000, ge=1, description="most line errors kept with a failed batch")
     index_workers_max: int = Field(2, ge=1, le=64, description="processes that index uploads; more uploads wait")
+    intake_mib_per_s_online: float = Field(
+        8.0,
+        gt=0,
+        le=100_000,
+        description="while an online request runs: how fast files are taken in, composed and compressed (MiB/s)",
+    )
+    download_mib_per_s_online: float = Field(
+        32.0, gt=0, le=100_000, description="while an online request runs: how fast files go out (MiB/s)"
+    )
     disk_reserve_mib: int = Field(1024, ge=0, description="disk space that uploads and new work leave free (MiB)")
     readers_max: int = Field(8, ge=1, description="connections that read the metadata at once")
 
