@@ -18,10 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from store.blobs import Blobs, BlobWriter, StoredBlob
-from store.line_copies import Copier, windows_of
+from store.line_copies import WINDOW_BYTES, Copier, windows_of
+from store.pacing import Pace
 from store.records import Damaged, RequestCounts, TokenUsage
 from store.segments import scan, usage_of
 from store.sequence import Taken, write_sequence
+
+PACED_WINDOW_BYTES: Final = 512 * 1024
+"""What is copied in one go while the pace is limited: some milliseconds of a core."""
+
+SCANNED_BYTES_PER_COPIED: Final = 4
+"""Checksumming so many bytes takes about as long as copying one."""
 
 NOWHERE: Final = 0xFFFF_FFFF
 PLACE_DTYPE: Final = np.dtype([("offset", "<u8"), ("length", "<u4"), ("segment", "<u4")])
@@ -49,16 +56,17 @@ async def compose(
     missing: MissingLines,
     blobs: Blobs,
     shard_nos: Sequence[int] | None = None,
+    pace: Pace | None = None,
 ) -> Composed:
-    """Compose on a thread (`missing` is called there too).
+    """Compose on a thread (`missing` is called there too), at the `pace` of others who wait for it too.
 
     `segments` come with the bytes that count, the lowest generation of a shard first: a line's result is the first one
     found. With `shard_nos`, the shard of each of them, the sequence of the results is kept beside the first file.
     DiskFull and Damaged leave no file behind, and neither does cancelling.
     """
-    stopped = threading.Event()
+    stopped, pace = threading.Event(), pace or Pace()
     try:
-        return await asyncio.to_thread(_compose, segments, total_lines, missing, blobs, shard_nos, stopped)
+        return await pace.run(_compose, segments, total_lines, missing, blobs, shard_nos, pace, stopped)
     except asyncio.CancelledError:
         stopped.set()
         raise
@@ -74,9 +82,10 @@ def _compose(
     missing: MissingLines,
     blobs: Blobs,
     shard_nos: Sequence[int] | None,
+    pace: Pace,
     stopped: threading.Event,
 ) -> Composed:
-    places, taken, usage = _places(segments, total_lines, stopped)
+    places, taken, usage = _places(segments, total_lines, pace, stopped)
     succeeded = (places["segment"] & 1 == 1) & (places["segment"] != NOWHERE)
     completed = int(np.count_nonzero(succeeded))
     writers: list[BlobWriter] = []
@@ -86,7 +95,7 @@ def _compose(
             for chosen in (succeeded, ~succeeded):
                 if chosen.any():
                     writers.append(blobs.open_writer())
-                    _copy(copier, places, chosen, missing, writers[-1], stopped)
+                    _copy(copier, places, chosen, missing, writers[-1], pace, stopped)
         if writers and shard_nos is not None:
             sequence = [Taken(shard_no, line_nos) for shard_no, line_nos in zip(shard_nos, taken, strict=True)]
             write_sequence(blobs.temp_index_path(writers[0].key), sequence, succeeded, places["length"])
@@ -106,7 +115,7 @@ def _compose(
 
 
 def _places(
-    segments: Sequence[tuple[Path, int | None]], total_lines: int, stopped: threading.Event
+    segments: Sequence[tuple[Path, int | None]], total_lines: int, pace: Pace, stopped: threading.Event
 ) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]], TokenUsage]:
     """The place of every line's result, the lines that each segment gave results to in the order written, and the
     tokens of the results that count."""
@@ -115,6 +124,7 @@ def _places(
     usage = TokenUsage()
     taken: list[npt.NDArray[Any]] = []
     for number, (path, valid_bytes) in enumerate(segments):
+        pace.take(_bytes_of(path, valid_bytes) // SCANNED_BYTES_PER_COPIED)
         _check(stopped)
         found = scan(path, valid_bytes)
         if len(found.line_nos) == 0:
@@ -139,10 +149,14 @@ def _copy(
     chosen_lines: npt.NDArray[np.bool_],
     missing: MissingLines,
     writer: BlobWriter,
+    pace: Pace,
     stopped: threading.Event,
 ) -> None:
     """Write the chosen lines, in order."""
-    for window in windows_of(chosen_lines, places["length"]):
+    for window in windows_of(
+        chosen_lines, places["length"], lambda: PACED_WINDOW_BYTES if pace.is_limited else WINDOW_BYTES
+    ):
+        pace.take(int(places["length"][window].sum(dtype=np.int64)))
         _check(stopped)
         chosen = places[window]
         lost = np.flatnonzero(chosen["segment"] == NOWHERE)
@@ -152,6 +166,12 @@ def _copy(
         chosen["length"][lost] = [len(line) for line in made]
         places["length"][window[lost]] = chosen["length"][lost]
         writer.write(copier.gather(chosen["segment"] >> 1, chosen["offset"], chosen["length"], lost, made))
+
+
+def _bytes_of(path: Path, valid_bytes: int | None) -> int:
+    if valid_bytes is not None:
+        return valid_bytes
+    return path.stat().st_size if path.exists() else 0
 
 
 def _check(stopped: threading.Event) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,12 +53,21 @@ class IndexBuilder:
     """One file on its way to an index. `feed` as the file grows, then `finish`; blocking, one thread."""
 
     def __init__(
-        self, blob_path: Path, index_path: Path, secret: bytes, limits: IndexLimits, *, read_bytes: int = READ_BYTES
+        self,
+        blob_path: Path,
+        index_path: Path,
+        secret: bytes,
+        limits: IndexLimits,
+        *,
+        read_bytes: int = READ_BYTES,
+        before_bytes: Callable[[int], None] | None = None,
     ) -> None:
+        """`before_bytes` is called before so many bytes of the file are worked on: it may take its time."""
         self._blob_path = blob_path
         self._index_path = index_path
         self._limits = limits
         self._read_bytes = read_bytes
+        self._before_bytes = before_bytes
         self._records = Records(secret)
         self._blob_fd = os.open(blob_path, os.O_RDONLY | os.O_CLOEXEC)
         self._index_fd = os.open(index_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -75,6 +84,8 @@ class IndexBuilder:
         """Index what can be of the first `size` bytes of the file."""
         while self._read_to < size and not self._too_many:
             wanted = min(self._read_bytes, size - self._read_to)
+            if self._before_bytes is not None:
+                self._before_bytes(wanted)
             chunk = read_exactly(self._blob_fd, wanted, self._read_to, self._blob_path)
             self._read_to += len(chunk)
             self._add(self._blocks.take(chunk))

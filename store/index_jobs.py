@@ -45,6 +45,12 @@ class AbortJob(msgspec.Struct, frozen=True, tag="abort"):
     job: int
 
 
+class PaceWork(msgspec.Struct, frozen=True, tag="pace"):
+    """Index at most so fast from now on, whatever is being done; None: as fast as it goes."""
+
+    bytes_per_s: float | None
+
+
 class Indexed(msgspec.Struct, frozen=True, tag="indexed"):
     job: int
     summary: InputSummary
@@ -58,5 +64,6 @@ class NotIndexed(msgspec.Struct, frozen=True, tag="not_indexed"):
     errno: int | None = None
 
 
-Order = BeginJob | GrowJob | EndJob | AbortJob
+JobOrder = BeginJob | GrowJob | EndJob | AbortJob
+Order = JobOrder | PaceWork
 Answer = Indexed | NotIndexed

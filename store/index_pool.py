@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import psutil
 
 from store.durable import disk_full
-from store.index_jobs import FRAME_BYTES_MAX, AbortJob, Answer, BeginJob, EndJob, GrowJob, Indexed, Order
+from store.index_jobs import FRAME_BYTES_MAX, AbortJob, Answer, BeginJob, EndJob, GrowJob, Indexed, Order, PaceWork
 from store.records import DiskFull, InputSummary, StoreError
 from store.settings import StoreSettings
 
@@ -42,6 +43,7 @@ class IndexPool:
         self._workers: list[_Worker] = []
         self._starting = asyncio.Lock()
         self._jobs = itertools.count(1)
+        self._yielding = False
 
     async def begin(self, blob_path: Path, index_path: Path) -> IndexJob:
         """A job for a file that may still be empty."""
@@ -61,6 +63,12 @@ class IndexPool:
         """The live workers' process ids."""
         return [worker.pid for worker in self._workers if worker.alive]
 
+    def yield_to_online(self, present: bool) -> None:
+        """Index slowly, and let others to the disk first, while somebody waits for an online answer."""
+        self._yielding = present
+        for worker in self._workers:
+            self._pace(worker)
+
     async def close(self) -> None:
         """End the workers; jobs that are not done fail."""
         workers, self._workers = self._workers, []
@@ -77,7 +85,15 @@ class IndexPool:
                 return idle
             worker = await _Worker.start()
             self._workers.append(worker)
+            if self._yielding:
+                self._pace(worker)
             return worker
+
+    def _pace(self, worker: _Worker) -> None:
+        """Each worker gets the whole rate: uploads are slowed down together as they come, and only what they left to
+        index is slowed down here."""
+        rate = self._settings.intake_bytes_per_s_online if self._yielding else None
+        worker.pace(rate, disk_last=self._yielding)
 
 
 class IndexJob:
@@ -151,6 +167,11 @@ class _Worker:
         if not self._ended and not stdin.is_closing():
             stdin.write(msgspec.json.encode(order) + b"\n")
 
+    def pace(self, bytes_per_s: float | None, *, disk_last: bool) -> None:
+        self.send(PaceWork(bytes_per_s))
+        if not self._ended:
+            _queue_for_disk(self._process.pid, last=disk_last)
+
     def abort(self, job: int) -> None:
         answered = self._answers.pop(job, None)
         if answered is not None:
@@ -195,6 +216,12 @@ class _Worker:
         for answered in failed.values():
             if not answered.done():
                 answered.set_exception(WorkerDied(f"the index worker ended ({how}) before the upload was indexed"))
+
+
+def _queue_for_disk(pid: int, *, last: bool) -> None:
+    """In the idle class, or as everyone. Disk schedulers without classes ignore it, some kernels refuse it."""
+    with contextlib.suppress(psutil.Error, OSError):
+        psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE if last else psutil.IOPRIO_CLASS_NONE)
 
 
 def _seen(answered: asyncio.Future[Answer]) -> None:

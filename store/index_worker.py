@@ -21,7 +21,8 @@ import msgspec
 
 from store.allocator import keep_freed_memory
 from store.index_builder import IndexBuilder, IndexLimits
-from store.index_jobs import AbortJob, Answer, BeginJob, GrowJob, Indexed, NotIndexed, Order
+from store.index_jobs import AbortJob, Answer, BeginJob, GrowJob, Indexed, JobOrder, NotIndexed, Order, PaceWork
+from store.pacing import Pace
 
 NICENESS: Final = 10
 NESTING_MAX: Final = 300
@@ -35,17 +36,19 @@ def main() -> None:
     os.nice(NICENESS)
     keep_freed_memory()
     sys.setrecursionlimit(NESTING_MAX)
-    orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    orders: queue.SimpleQueue[JobOrder] = queue.SimpleQueue()
+    pace = Pace()
     parent_pid = int(sys.argv[1])
-    threading.Thread(target=_receive, args=(orders, parent_pid), name="orders", daemon=True).start()
-    work = _Work()
-    decode = msgspec.json.Decoder(Order).decode
+    threading.Thread(target=_receive, args=(orders, pace, parent_pid), name="orders", daemon=True).start()
+    work = _Work(pace)
     while True:
-        work.obey(decode(orders.get()))
+        work.obey(orders.get())
 
 
-def _receive(orders: queue.SimpleQueue[bytes], parent_pid: int) -> None:
-    """Pass orders on until there is no server any more, then end the process."""
+def _receive(orders: queue.SimpleQueue[JobOrder], pace: Pace, parent_pid: int) -> None:
+    """Pass orders on until there is no server any more, then end the process. A new pace holds at once: it must not
+    wait behind the work that it is to slow down."""
+    decode = msgspec.json.Decoder(Order).decode
     try:
         poll = _poll_server(parent_pid)
         tail = b""
@@ -56,8 +59,11 @@ def _receive(orders: queue.SimpleQueue[bytes], parent_pid: int) -> None:
             if not data:
                 break
             *whole, tail = (tail + data).split(b"\n")
-            for order in whole:
-                orders.put(order)
+            for order in map(decode, whole):
+                if isinstance(order, PaceWork):
+                    pace.limit(order.bytes_per_s)
+                else:
+                    orders.put(order)
     finally:
         os._exit(0)
 
@@ -76,13 +82,14 @@ def _poll_server(parent_pid: int) -> select.poll:
 class _Work:
     """The uploads being indexed. A job that failed is answered at once; what is said about it later is ignored."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._builders: dict[int, IndexBuilder] = {}
 
-    def obey(self, order: Order) -> None:
+    def obey(self, order: JobOrder) -> None:
         try:
             if isinstance(order, BeginJob):
-                self._builders[order.job] = _builder(order)
+                self._builders[order.job] = _builder(order, self._pace)
             elif order.job in self._builders:
                 self._go_on(order)
         except Exception as error:  # noqa: BLE001 (a worker has other uploads to index: the upload's owner is told)
@@ -90,7 +97,7 @@ class _Work:
             code = error.errno if isinstance(error, OSError) else None
             _answer(NotIndexed(order.job, f"{type(error).__name__}: {error}", code))
 
-    def _go_on(self, order: Order) -> None:
+    def _go_on(self, order: JobOrder) -> None:
         builder = self._builders[order.job]
         if isinstance(order, GrowJob):
             builder.feed(order.size)
@@ -108,10 +115,10 @@ class _Work:
             builder.close()
 
 
-def _builder(order: BeginJob) -> IndexBuilder:
+def _builder(order: BeginJob, pace: Pace) -> IndexBuilder:
     limits = IndexLimits(order.line_bytes_max, order.lines_max, order.line_errors_shown_max)
     blob_path, index_path = (Path(os.fsdecode(path)) for path in (order.blob_path, order.index_path))
-    return IndexBuilder(blob_path, index_path, order.secret, limits)
+    return IndexBuilder(blob_path, index_path, order.secret, limits, before_bytes=pace.take)
 
 
 def _answer(answer: Answer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,15 +19,18 @@ WINDOW_LINES: Final = 16_384
 OPEN_FILES_MAX: Final = 128
 
 
-def windows_of(chosen: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut the chosen lines into windows of at most WINDOW_LINES lines, and of WINDOW_BYTES or a single line."""
+def windows_of(
+    chosen: npt.NDArray[np.bool_], lengths: npt.NDArray[Any], bytes_max: Callable[[], int] = lambda: WINDOW_BYTES
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut the chosen lines into windows of at most WINDOW_LINES lines, and of `bytes_max` or a single line. That is
+    asked before each window, and makes no difference to what they hold together."""
     for first in range(0, len(chosen), WINDOW_LINES):
         part = np.flatnonzero(chosen[first : first + WINDOW_LINES]) + first
         ends = np.cumsum(lengths[part].astype(np.int64) + 1)
         at = 0
         while at < len(part):
             before = int(ends[at - 1]) if at else 0
-            stop = max(int(np.searchsorted(ends, before + WINDOW_BYTES, side="right")), at + 1)
+            stop = max(int(np.searchsorted(ends, before + bytes_max(), side="right")), at + 1)
             yield part[at:stop]
             at = stop
 

@@ -23,6 +23,11 @@ class StoreSettings:
     index_workers_max: int = 2
     """Worker processes that index uploads; more uploads than this wait their turn."""
 
+    intake_bytes_per_s_online: float = 8 * MIB
+    """How fast files are taken in, ordered, composed, merged and compressed while an online request is under way."""
+    download_bytes_per_s_online: float = 32 * MIB
+    """... and how fast files go out; both are for all clients together."""
+
     disk_reserve_bytes: int = 1 * GIB
     readers_max: int = 8
     """Connections that read the metadata at once; there is always exactly one that writes."""
@@ -40,6 +45,8 @@ class StoreSettings:
             "lines_max",
             "line_errors_shown_max",
             "index_workers_max",
+            "intake_bytes_per_s_online",
+            "download_bytes_per_s_online",
             "readers_max",
             "busy_timeout_seconds",
             "pool_timeout_seconds",

@@ -17,6 +17,7 @@ from store.events import Events
 from store.files import Files
 from store.folder import DATABASE_NAME, SEGMENT_SUFFIX, prepare_folder, read_or_make_secret
 from store.lock import FolderLock
+from store.pacing import Pace
 from store.parts import Parts
 from store.settings import StoreSettings
 from store.sqlite import Database
@@ -39,6 +40,9 @@ class Store:
         uploads: Uploads,
         parts: Parts,
         disk: Disk,
+        intake_pace: Pace,
+        download_pace: Pace,
+        settings: StoreSettings,
         opened: AsyncExitStack,
     ) -> None:
         self.folder = folder
@@ -50,6 +54,10 @@ class Store:
         self.uploads = uploads
         self.parts = parts
         self.disk = disk
+        self.intake_pace = intake_pace
+        """Asked before bytes are indexed, ordered, composed, merged or compressed."""
+        self.download_pace = download_pace
+        self._settings = settings
         self._opened = opened
 
     def order_path(self, batch_id: str) -> Path:
@@ -64,6 +72,13 @@ class Store:
 
     def index_path(self, blob: str) -> Path:
         return self.blobs.index_path(blob)
+
+    def yield_to_online(self, present: bool) -> None:
+        """Work on files goes slowly while an online request is under way on this machine, and at full speed after."""
+        settings = self._settings
+        self.intake_pace.limit(settings.intake_bytes_per_s_online if present else None)
+        self.download_pace.limit(settings.download_bytes_per_s_online if present else None)
+        self.uploads.yield_to_online(present)
 
     async def close(self) -> None:
         """End the index workers, close the database, let the folder go. A second call does nothing."""
@@ -103,8 +118,11 @@ async def open_store(
         opening.push_async_callback(database.close)
         disk = Disk(folder, settings, free_bytes_of=free_bytes_of)
         blobs = Blobs(folder)
-        uploads = Uploads(folder, blobs, disk, settings, secret)
+        intake_pace, download_pace = Pace(), Pace()
+        uploads = Uploads(folder, blobs, disk, settings, secret, intake_pace)
         opening.push_async_callback(uploads.close)
+        opening.push_async_callback(intake_pace.close)
+        opening.push_async_callback(download_pace.close)
         return Store(
             folder,
             files=Files(database, now),
@@ -115,6 +133,9 @@ async def open_store(
             uploads=uploads,
             parts=Parts(database),
             disk=disk,
+            intake_pace=intake_pace,
+            download_pace=download_pace,
+            settings=settings,
             opened=opening.pop_all(),
         )
 

@@ -22,6 +22,7 @@ from store.durable import disk_full, write_pieces
 from store.index import INDEX_SUFFIX
 from store.index_pool import IndexJob, IndexPool, WorkerDied
 from store.markers import reach
+from store.pacing import Pace
 from store.records import DiskFull, InputSummary, StoreError, TooLarge
 from store.settings import MIB, StoreSettings
 
@@ -37,11 +38,20 @@ log = logging.getLogger(__name__)
 class Uploads:
     """The uploads in progress of one data folder (`folder` is the data folder itself)."""
 
-    def __init__(self, folder: Path, blobs: Blobs, disk: Disk, settings: StoreSettings, secret: bytes) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        blobs: Blobs,
+        disk: Disk,
+        settings: StoreSettings,
+        secret: bytes,
+        pace: Pace | None = None,
+    ) -> None:
         self._folder = folder
         self._blobs = blobs
         self._disk = disk
         self._settings = settings
+        self._pace = pace or Pace()
         self._pool = IndexPool(settings, secret)
 
     async def begin(self, *, indexed: bool) -> Upload:
@@ -51,7 +61,7 @@ class Uploads:
         key = secrets.token_hex(16)
         temp = self._blobs.temp_path(key)
         spool = await asyncio.to_thread(_Spool, temp)
-        upload = Upload(key, spool, self._blobs, self._disk, self._settings)
+        upload = Upload(key, spool, self._blobs, self._disk, self._settings, self._pace)
         if indexed:
             try:
                 await upload.index_with(self._pool)
@@ -59,6 +69,10 @@ class Uploads:
                 await upload.abort()
                 raise
         return upload
+
+    def yield_to_online(self, present: bool) -> None:
+        """What has come already is indexed more slowly too; what is to come waits for the pace."""
+        self._pool.yield_to_online(present)
 
     def worker_pids(self) -> list[int]:
         """The process ids of the index workers that run."""
@@ -73,11 +87,12 @@ class Upload:
     """One file on its way in. One task writes; `abort` may come at any time, also after a failure or a second time.
     Once finished, the bytes are the caller's (`Blobs.delete`), and `abort` does nothing."""
 
-    def __init__(self, key: str, spool: _Spool, blobs: Blobs, disk: Disk, settings: StoreSettings) -> None:
+    def __init__(self, key: str, spool: _Spool, blobs: Blobs, disk: Disk, settings: StoreSettings, pace: Pace) -> None:
         self.key = key
         self._spool = spool
         self._blobs = blobs
         self._disk = disk
+        self._pace = pace
         self._bytes_max = settings.upload_bytes_max
         self._bytes = 0
         self._gathered: list[bytes] = []
@@ -138,6 +153,7 @@ class Upload:
         pieces, self._gathered = self._gathered, []
         gathered_bytes, self._gathered_bytes = self._gathered_bytes, 0
         await self._disk.room_for_upload(gathered_bytes)
+        await self._pace.taken(gathered_bytes)  # nothing more of the body is read meanwhile: the client waits
         size = await asyncio.to_thread(self._spool.write, pieces)
         if self._job is not None:
             self._job.grow(size)

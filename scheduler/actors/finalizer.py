@@ -22,6 +22,7 @@ from store.blobs import StoredBlob
 from store.composing import Composed, compose
 from store.ended import EndedResults
 from store.markers import reach
+from store.pacing import Pace
 from store.quality import Quality, quality_of
 from store.records import (
     BatchRecord,
@@ -153,7 +154,9 @@ class Finalizer:
             missing_lines += len(line_nos)
             return _missing_lines(batch.id, _custom_ids(source, line_nos, damaged=failing), line_nos, error)
 
-        composed = await compose(paths, batch.counts.total, missing, self._store.blobs, shard_nos)
+        composed = await compose(
+            paths, batch.counts.total, missing, self._store.blobs, shard_nos, self._store.intake_pace
+        )
         return composed, missing_lines
 
     async def _quality(self, batch: BatchRecord, composed: Composed, missing_lines: int) -> str | None:
@@ -164,7 +167,8 @@ class Finalizer:
             return None
         source = await self._source(batch, needed=False)
         try:
-            return await asyncio.to_thread(_judged, batch.id, composed, source, self._store.blobs.path)
+            pace = self._store.intake_pace
+            return await pace.run(_judged, batch.id, composed, source, self._store.blobs.path, pace)
         except Exception:  # a batch ends, whatever can be said of its answers
             log.exception("the quality of results could not be read", extra={"tenant": batch.tenant, "batch": batch.id})
             return None
@@ -257,10 +261,12 @@ def _whole(paths: Sequence[tuple[Path, int | None]]) -> list[tuple[Path, int | N
     return whole
 
 
-def _judged(batch_id: str, composed: Composed, source: BatchInput | None, path_of: Callable[[str], Path]) -> str:
+def _judged(
+    batch_id: str, composed: Composed, source: BatchInput | None, path_of: Callable[[str], Path], pace: Pace
+) -> str:
     paths = [None if blob is None else path_of(blob.key) for blob in (composed.output, composed.error)]
     total, asked = Quality(), AskedReader()
-    with EndedResults(batch_id, composed.counts.total, *paths) as results:
+    with EndedResults(batch_id, composed.counts.total, *paths, pace=pace) as results:
         walk = iter(results)
         while group := list(islice(walk, JUDGED_AT_ONCE)):
             bodies = _bodies(source, [result.line_no for result in group if result.succeeded])

@@ -48,12 +48,14 @@ class Intake:
 
     async def take_in(self, batch: BatchRecord) -> None:
         source = await self._inputs.open(batch)
+        pace = self._store.intake_pace
+        await pace.taken(source.index.records.nbytes)  # sorting cannot be cut into pieces: it waits for its turn
         problems = await asyncio.to_thread(self._problems, batch, source)
         fails = batch.on_invalid_line is OnInvalidLine.FAIL or problems.whole_file
         if problems.total and fails:
             await self._refuse(batch, source, problems)
             return
-        shards, invalid_lines = await asyncio.to_thread(self._order, batch, source, problems)
+        shards, invalid_lines = await pace.run(self._order, batch, source, problems)
         reach("intake.ordered")
         total = source.index.count
         admitted = await self._store.work.admit(
@@ -74,7 +76,9 @@ class Intake:
         shown = tuple(islice(problems.errors(), self._settings.line_errors_shown_max))
         blob, error_file, now = None, None, int(self._now())
         if not problems.whole_file:
-            blob = await asyncio.to_thread(write_error_file, batch.id, source, problems, self._store.blobs)
+            blob = await self._store.intake_pace.run(
+                write_error_file, batch.id, source, problems, self._store.blobs, self._store.intake_pace
+            )
             error_file = result_file(
                 batch,
                 blob=blob.key,
@@ -122,7 +126,9 @@ class Intake:
         model are one model here."""
         invalid_lines = 0
         if problems.total:
-            invalid_lines = write_results(self._store.invalid_path(batch.id), batch.id, source, problems)
+            invalid_lines = write_results(
+                self._store.invalid_path(batch.id), batch.id, source, problems, self._store.intake_pace
+            )
         index = source.index
         names = [batch.models.get(name) for name in index.models]
         pins = sorted({(pin.id, pin.revision) for pin in names if pin is not None})

@@ -13,6 +13,7 @@ from scheduler.actors.inputs import BatchInput
 from scheduler.facts import result_lines
 from scheduler.policy.validation import Problems
 from store.blobs import Blobs, StoredBlob
+from store.pacing import Pace
 from store.records import LineError, LineResult, TokenUsage
 from store.segments import SegmentWriter
 
@@ -28,20 +29,22 @@ class _Named(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Named)
 
 
-def write_error_file(batch_id: str, source: BatchInput, problems: Problems, blobs: Blobs) -> StoredBlob:
+def write_error_file(batch_id: str, source: BatchInput, problems: Problems, blobs: Blobs, pace: Pace) -> StoredBlob:
     """Every error of the file, a line each, at constant memory. Blocking; DiskFull leaves nothing behind."""
     writer = blobs.open_writer()
     try:
         errors = problems.errors()
         while group := list(islice(errors, LINES_AT_ONCE)):
-            writer.write(b"".join(line + b"\n" for line in _lines(batch_id, source, group)))
+            lines = b"".join(line + b"\n" for line in _lines(batch_id, source, group))
+            pace.take(len(lines))
+            writer.write(lines)
         return writer.commit()
     except BaseException:
         writer.abort()
         raise
 
 
-def write_results(path: Path, batch_id: str, source: BatchInput, problems: Problems) -> int:
+def write_results(path: Path, batch_id: str, source: BatchInput, problems: Problems, pace: Pace) -> int:
     """A segment at `path` with one result for each broken line, its first error; how many. Blocking.
 
     What an earlier try left there is replaced: nothing reads it before the batch is admitted.
@@ -53,7 +56,8 @@ def write_results(path: Path, batch_id: str, source: BatchInput, problems: Probl
     try:
         for start in range(0, len(line_nos), LINES_AT_ONCE):
             chosen = line_nos[start : start + LINES_AT_ONCE].tolist()
-            lines = _lines(batch_id, source, list(islice(firsts, len(chosen))))
+            lines = list(_lines(batch_id, source, list(islice(firsts, len(chosen)))))
+            pace.take(sum(map(len, lines)))
             writer.append(
                 [LineResult(line_no, False, line, TokenUsage()) for line_no, line in zip(chosen, lines, strict=True)]
             )

@@ -16,15 +16,17 @@ from starlette.types import Send
 
 from server.errors import ApiError
 from server.openai.ranges import ByteRange, Unsatisfiable, parse_range
-from store.blobs import Blobs
+from store.pacing import Pace
 from store.records import FileRecord
+from store.store import Store
 
 OCTETS = "application/octet-stream"
 GZIP_LEVEL = 1
 GZIP_WBITS = 31  # zlib's word for a gzip header and trailer
 
 
-async def content_response(headers: Headers, record: FileRecord, blobs: Blobs, *, gzip_bytes_min: int) -> Response:
+async def content_response(headers: Headers, record: FileRecord, store: Store, *, gzip_bytes_min: int) -> Response:
+    """At the store's paces: an online answer goes before a download."""
     etag = f'"{record.id}"'
     common = {
         "accept-ranges": "bytes",
@@ -39,13 +41,13 @@ async def content_response(headers: Headers, record: FileRecord, blobs: Blobs, *
     if wanted is not None:
         common["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{record.bytes}"
         common["content-length"] = str(wanted.stop - wanted.start)
-        body = await _begun(blobs.read(record.blob, wanted.start, wanted.stop))
+        body = await _begun(store.blobs.read(record.blob, wanted.start, wanted.stop), store.download_pace)
         return _Streamed(body, status_code=206, headers=common, media_type=OCTETS)
-    body = await _begun(blobs.read(record.blob))
+    body = await _begun(store.blobs.read(record.blob), store.download_pace)
     if record.bytes >= gzip_bytes_min and accepts_gzip(headers.get("accept-encoding", "")):
         # A weak tag: the same file, in bytes that Range cannot address.
         compressed = {**common, "content-encoding": "gzip", "etag": f"W/{etag}"}
-        return _Streamed(_gzipped(body), headers=compressed, media_type=OCTETS)
+        return _Streamed(_gzipped(body, store.intake_pace), headers=compressed, media_type=OCTETS)
     return _Streamed(body, headers={**common, "content-length": str(record.bytes)}, media_type=OCTETS)
 
 
@@ -86,7 +88,7 @@ def _wanted_range(headers: Headers, record: FileRecord, etag: str) -> ByteRange 
         ) from None
 
 
-async def _begun(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _begun(chunks: AsyncIterator[bytes], pace: Pace) -> AsyncGenerator[bytes, None]:
     """Open the blob before the status is sent: one that cannot be read is an error answer, not a torn body."""
     first = await anext(chunks, b"")
 
@@ -94,15 +96,17 @@ async def _begun(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         yield first
         async with aclosing(_closable(chunks)):
             async for chunk in chunks:
+                await pace.taken(len(chunk))
                 yield chunk
 
     return rest()
 
 
-async def _gzipped(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _gzipped(chunks: AsyncGenerator[bytes, None], pace: Pace) -> AsyncGenerator[bytes, None]:
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WBITS)
     async with aclosing(chunks):
         async for chunk in chunks:
+            await pace.taken(len(chunk))
             compressed = await asyncio.to_thread(compressor.compress, chunk)
             if compressed:
                 yield compressed

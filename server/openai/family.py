@@ -25,7 +25,7 @@ async def open_results(api: Api, batch: BatchRecord) -> EndedResults:
     output = await _path(api, batch, batch.output_file_id, "output")
     error = await _path(api, batch, batch.error_file_id, "error")
     total = max(batch.counts.total, 0)
-    return EndedResults(batch.id, total, output, error)
+    return EndedResults(batch.id, total, output, error, pace=api.store.intake_pace)
 
 
 async def _path(api: Api, batch: BatchRecord, file_id: str | None, kind: str) -> Path | None:

@@ -126,7 +126,7 @@ async def delete_file(file_id: str, api: ApiDep, tenant: TenantDep) -> Response:
 async def file_content(file_id: str, request: Request, api: ApiDep, tenant: TenantDep) -> Response:
     """The bytes, streamed. Honours one `Range`; gzip when asked for and no range is."""
     record = await find_file(api, tenant, file_id)
-    return await content_response(request.headers, record, api.store.blobs, gzip_bytes_min=api.settings.gzip_bytes_min)
+    return await content_response(request.headers, record, api.store, gzip_bytes_min=api.settings.gzip_bytes_min)
 
 
 async def find_file(api: Api, tenant: str, file_id: str) -> FileRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from server.openai.batches import find_batch
 from server.openai.family import check_ended, open_results
 from server.openai.shapes import error_docs
 from store.merging import Merged, merge
+from store.pacing import Pace
 
 RETRIES_MAX = 100
 PIECE_BYTES = 256 * 1024
@@ -65,7 +65,9 @@ async def merged_results(batch_id: str, api: ApiDep, tenant: TenantDep, kind: Ki
         raise
     pieces = _pieces(merge(opened[0], opened[1:]), kind)
     headers = {RUNNING_HEADER: str(len(retries) - len(ended))}
-    return StreamingResponse(_streamed(pieces, stack), media_type="application/jsonl", headers=headers)
+    return StreamingResponse(
+        _streamed(pieces, stack, api.store.intake_pace), media_type="application/jsonl", headers=headers
+    )
 
 
 def _pieces(merged: Iterator[Merged], kind: str) -> Iterator[bytes]:
@@ -83,7 +85,7 @@ def _pieces(merged: Iterator[Merged], kind: str) -> Iterator[bytes]:
         yield b"".join(gathered)
 
 
-async def _streamed(pieces: Iterator[bytes], stack: ExitStack) -> AsyncIterator[bytes]:
+async def _streamed(pieces: Iterator[bytes], stack: ExitStack, pace: Pace) -> AsyncIterator[bytes]:
     with stack:
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        while (piece := await pace.run(next, pieces, None)) is not None:
             yield piece

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from store.blobs import Blobs, StoredBlob
 from store.composing import compose
 from store.line_copies import OPEN_FILES_MAX, WINDOW_BYTES, Copier, windows_of
+from store.pacing import Pace
 from store.records import Damaged, LineResult, RequestCounts, TokenUsage
 from store.segments import SegmentWriter
 
@@ -174,14 +175,14 @@ async def test_cancelling_stops_the_copy_and_leaves_no_file(tmp_path: Path) -> N
         loop.call_soon_threadsafe(ended.set)
         return expired(line_nos)
 
-    lines = 40_000  # more than one window
-    composing = asyncio.create_task(compose([], lines, missing, Blobs(tmp_path)))
+    lines, pace = 40_000, Pace()  # more than one window
+    composing = asyncio.create_task(compose([], lines, missing, Blobs(tmp_path), pace=pace))
     await asyncio.to_thread(entered.wait)
     composing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await composing
     go_on.set()
-    await loop.shutdown_default_executor()
+    await pace.close()
     assert left_behind(tmp_path) == []
 
 
