@@ -121,19 +121,29 @@ def _room(
     alone = StepShape(max(1, online_decodes), 0, sum(one.context_tokens for one in online))
     alone_ms = model.predict_ms(alone)
     limit_ms = orders.itl_ms_max or alone_ms * orders.itl_factor_max
-    beside, context = 0, alone.context_tokens
-    for one in decoding[: orders.beside_max]:
-        context += one.context_tokens
-        with_it = StepShape(alone.decodes + beside + 1, 0, context)
-        if beside >= orders.beside_min and model.predict_ms(with_it) > limit_ms:
-            context -= one.context_tokens
-            break
-        beside += 1
-    spare_ms = limit_ms - model.predict_ms(StepShape(alone.decodes + beside, 0, context))
+    step = _with_decodes(alone, decoding[: orders.beside_max], limit_ms, orders.beside_min, model)
+    beside = step.decodes - alone.decodes
+    spare_ms = limit_ms - model.predict_ms(step)
     tokens = int(spare_ms / model.prefill_token_ms) if spare_ms > 0 and model.prefill_token_ms else 0
     if not decoding:  # nothing of the batch decodes: its first prompt goes on in small pieces, or it would starve
         tokens = max(tokens, orders.beside_min)
     return beside, tokens
+
+
+def _with_decodes(
+    step: StepShape, decoding: Sequence[Resident], limit_ms: float, at_least: int, model: StepModel
+) -> StepShape:
+    """The step with as many of the decodes, in their order, as fit into its time. Every step waits for this loop: it
+    adds up what a decode costs and predicts nothing anew."""
+    step_ms, decodes, context = model.predict_ms(step), step.decodes, step.context_tokens
+    decode_ms, context_token_ms = model.decode_ms, model.context_token_ms
+    for place, one in enumerate(decoding):
+        step_ms += decode_ms + context_token_ms * one.context_tokens
+        if place >= at_least and step_ms > limit_ms:
+            break
+        decodes += 1
+        context += one.context_tokens
+    return StepShape(decodes, step.prefill_tokens, context)
 
 
 def _readers(prefilling: Sequence[Resident], tokens: int) -> list[Resident]:
@@ -165,14 +175,9 @@ def share_idle(
         tokens = max(1, min(step_tokens_max, orders.step_tokens_untrusted + len(decoding)))
         return Share(tuple(one.request_id for one in residents), tokens, len(residents) + tokens)
     limit_ms = idle_step_ms_max(orders, model, online_prompt_tokens)
-    taken, context = 0, 0
-    for one in decoding:
-        context += one.context_tokens
-        if taken and model.predict_ms(StepShape(taken + 1, 0, context)) > limit_ms:
-            context -= one.context_tokens
-            break
-        taken += 1
-    spare_ms = limit_ms - model.predict_ms(StepShape(taken, 0, context))
+    step = _with_decodes(StepShape(0, 0, 0), decoding, limit_ms, 1, model)
+    taken = step.decodes
+    spare_ms = limit_ms - model.predict_ms(step)
     prefill = max(PREFILL_TOKENS_MIN, int(spare_ms / model.prefill_token_ms))
     tokens = max(1, min(step_tokens_max, taken + prefill))
     readers = _readers([one for one in residents if one.prefill_left], tokens - taken)
@@ -197,7 +202,8 @@ def rotated(candidates: Sequence[str], beside: Sequence[str], *, is_due: bool) -
     changes little; when a rotation is due they go behind the others, of whom those after them have waited longest."""
     at = {one: place for place, one in enumerate(candidates)}
     were = [one for one in beside if one in at]
-    others = [one for one in candidates if one not in set(were)]
+    going_on = set(were)
+    others = [one for one in candidates if one not in going_on]
     if not is_due or not were:
         return [*were, *others]
     last = at[were[-1]]

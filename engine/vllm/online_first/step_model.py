@@ -66,6 +66,10 @@ class StepModel:
     def prefill_token_ms(self) -> float:
         return max(0.0, self.weights[2])
 
+    @property
+    def context_token_ms(self) -> float:
+        return max(0.0, self.weights[3]) / 1000
+
     def add(self, shape: StepShape, step_ms: float) -> None:
         """Learn from one step. Steps that took absurdly long once the model is good are left out."""
         predicted = self.predict_ms(shape)
