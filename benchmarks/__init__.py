@@ -11,5 +11,6 @@ def names() -> dict[str, str]:
     """Name -> what it measures, in one line. Cheap: nothing else is imported."""
     return {
         "intake": "upload, index and validate 50,000 and 500,000 lines; overhead of a 10-line batch",
+        "interference": "online latency and batch throughput side by side, under each scheduling policy, on one engine",
         "throughput": "the same file through our API, vLLM's run_batch and a parallel client, on one model",
     }

@@ -176,6 +176,10 @@ class ServerProcess(ChildProcess):
         """What an OpenAI client takes as `base_url`."""
         return f"http://127.0.0.1:{self._port}/v1"
 
+    @property
+    def data_folder(self) -> Path:
+        return self._folder / "data"
+
     def __enter__(self) -> ServerProcess:
         self.start()
         try:

@@ -1,0 +1,172 @@
+"""What a window of `interference` runs on: a server with a real engine, an arm's settings, people at keyboards."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import step_log
+from benchmarks.form import CouldNotMeasure
+from benchmarks.interference_arms import Setting
+from benchmarks.interference_figures import Window, window_of
+from benchmarks.online_trace import Alone, Arrival
+from benchmarks.server_process import ChildProcess, ServerProcess, last_lines
+from benchmarks.statistics import median
+from benchmarks.step_log import Knobs, Step
+from engine.vllm.online_first.channel import Channel, Report
+
+CHANNEL_SECONDS_MAX = 30.0
+LOAD_SECONDS_MAX = 300.0
+LOAD_START_SECONDS = 1.5
+"""A load process needs this long for its imports, beside busy engines."""
+
+ALONE_REQUESTS, ALONE_TOKENS, ALONE_GAP_SECONDS = 16, 16, 0.3
+SETTLE_POLL_SECONDS = 0.2
+FULL_SHARE = 0.9
+"""An engine counts as full when this share of its slots is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a load process reports, as far as it counts: refused requests make a window no measurement."""
+
+    sent: Sequence[tuple[float, Sequence[float]]]
+    cpu_seconds: float
+
+
+class Rig:
+    """A running server, its channel, its step log and the texts to ask. Requests are numbered, so that no prompt of one
+    window is found in the prefix cache by another."""
+
+    def __init__(self, server: ServerProcess, steps: Path, scratch: Path, model: str, texts: Sequence[str]) -> None:
+        self._server = server
+        self._steps = steps
+        self._scratch = scratch
+        self._model = model
+        self._texts = texts
+        self._asked = 0
+        self._loads = 0
+        self._read = 0
+        self.channel = _open_channel(server.data_folder / "engines")
+        self.load_cpu_seconds = 0.0
+
+    def apply(self, setting: Setting) -> None:
+        step_log.write_knobs(self._steps, Knobs(setting.step_tokens, setting.is_fcfs))
+        self.channel.give(setting.orders)
+
+    def reported(self) -> Report:
+        return self.channel.reported(Report())
+
+    def steps(self, start: float, end: float) -> Sequence[Step]:
+        """Steps of a window; windows are asked for in order, so what is older than one is not read again."""
+        found = step_log.read_steps(self._steps, after=self._read)
+        inside = step_log.between(found, start, end)
+        if inside:
+            self._read += found.index(inside[0])
+        return inside
+
+    def running(self) -> int:
+        """Requests that hold a slot, as of the last step."""
+        found = step_log.read_steps(self._steps, after=self._read)
+        return found[-1].running if found else 0
+
+    def wait_until_full(self, slots: int, seconds_max: float) -> bool:
+        deadline = time.monotonic() + seconds_max
+        while self.running() < FULL_SHARE * slots:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(SETTLE_POLL_SECONDS)
+        return True
+
+    def window(self, arrivals: Sequence[Arrival], *, settle_seconds: float, seconds: float) -> Window:
+        """Play the arrivals after the settling time; without any, just watch the engine."""
+        start = time.time() + max(settle_seconds, LOAD_START_SECONDS if arrivals else 0.0)
+        with self._load(arrivals, start) as answers:
+            time.sleep(max(0.0, start + seconds - time.time()))
+        answered = answers()
+        end = start + seconds
+        steps = self.steps(start, end)
+        return window_of(
+            answered.sent,
+            start,
+            end,
+            batch_output=sum(step.batch_output for step in steps),
+            batch_prompt=sum(step.batch_prompt for step in steps),
+            step_ms=[step.step_us / 1000 for step in steps],
+            running=sum(step.running for step in steps) / max(1, len(steps)),
+        )
+
+    def alone(self) -> Alone:
+        """How long an online request takes on the idle engine: what a trace is stretched by."""
+        spaced = [
+            Arrival(number * (ALONE_GAP_SECONDS + 0.02 * ALONE_TOKENS), ALONE_TOKENS)
+            for number in range(ALONE_REQUESTS)
+        ]
+        found = self.window(spaced, settle_seconds=0.0, seconds=spaced[-1].at + 1.0)
+        half = len(found.ttft_ms) // 2  # the first ones warm up
+        return Alone(median(found.ttft_ms[half:]) / 1000, median(found.itl_ms[len(found.itl_ms) // 2 :]) / 1000)
+
+    @contextmanager
+    def _load(self, arrivals: Sequence[Arrival], start: float) -> Iterator[Any]:
+        if not arrivals:
+            yield lambda: Answered((), 0.0)
+            return
+        self._loads += 1
+        plan, output = self._scratch / "plan.json", self._scratch / f"sent-{self._loads}.json"
+        plan.write_text(json.dumps({"url": self._server.url, "start_at": start, "requests": self._bodies(arrivals)}))
+        child = ChildProcess(
+            [*(sys.executable, "-P", "-m", "benchmarks.online_load"), *("--plan", str(plan), "--output", str(output))],
+            folder=self._scratch,
+            name="online-load",
+        )
+        child.start()
+        try:
+            yield lambda: self._answers(child, output)
+        finally:
+            if sys.exc_info()[0] is not None:
+                child.stop()
+
+    def _bodies(self, arrivals: Sequence[Arrival]) -> list[dict[str, Any]]:
+        requests = []
+        for one in arrivals:
+            self._asked += 1
+            text = self._texts[self._asked % len(self._texts)]
+            body = {
+                "model": self._model,
+                "messages": [{"role": "user", "content": f"({self._asked}) {text}"}],
+                "max_tokens": one.output_tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+                "stream": True,
+            }
+            requests.append({"after_seconds": one.at, "body": body})
+        return requests
+
+    def _answers(self, child: ChildProcess, output: Path) -> Answered:
+        child.wait(LOAD_SECONDS_MAX)
+        report: Mapping[str, Any] = json.loads(output.read_bytes())
+        output.unlink()
+        if report["late_ms"] > 0:
+            raise CouldNotMeasure(f"the load generator came {report['late_ms']:.0f} ms late: the machine is too busy")
+        failed = [one["error"] for one in report["requests"] if one["error"]]
+        if failed:
+            raise CouldNotMeasure(f"{len(failed)} online requests were not answered: {failed[0]}")
+        self.load_cpu_seconds += report["cpu_seconds"]
+        return Answered([(one["sent_at"], one["tokens_at"]) for one in report["requests"]], report["cpu_seconds"])
+
+
+def _open_channel(engines: Path) -> Channel:
+    """The one that the chat engine made when it started."""
+    deadline = time.monotonic() + CHANNEL_SECONDS_MAX
+    while not (found := sorted(engines.glob("*.channel"))):
+        if time.monotonic() > deadline:
+            logs = "\n".join(last_lines(path) for path in sorted(engines.glob("*.log")))
+            raise CouldNotMeasure(f"no engine of this server takes orders (online_first):\n{logs}")
+        time.sleep(SETTLE_POLL_SECONDS)
+    return Channel.open(found[0])
