@@ -51,7 +51,7 @@ class StoreSettings:
             "busy_timeout_seconds",
             "pool_timeout_seconds",
         ):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"store setting {name} must be above 0, not {getattr(self, name)}")
         if self.disk_reserve_bytes < 0:
             raise ValueError(f"store setting disk_reserve_bytes must not be negative: {self.disk_reserve_bytes}")
