@@ -1,24 +1,64 @@
-"""Whether a batch must wait: a person paused it, or off-peak windows are to come that suffice for its deadline."""
+"""Whether a batch must wait: a person paused it, or off-peak windows are to come that suffice for its deadline.
+
+Windows suffice for a batch when they suffice for all the work that is due up to its deadline, not for its own alone:
+ten batches that each fit into the night do not fit into it together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from scheduler.facts.deadlines import lines_left
-from scheduler.facts.windows import Calendar, may_wait
-from scheduler.policy.planner import ModelKey
+from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Capacity
+from scheduler.facts.durations import duration
+from scheduler.facts.tiers import DEFAULT_TERMS, Outside, TierTerms
+from scheduler.facts.windows import Calendar
+from scheduler.facts.work import Job, ModelKey, job_of
+from scheduler.policy.demand import pools, weigh
 from store.records import HELD, BatchRecord, OnDeadline
+
+STEADY = 1.1
+"""A batch that runs in peak hours goes on until the windows suffice with so much more to spare: it does not go to and
+fro."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """`outside = "hold"`: what waits for `calendar`, and with how much to spare."""
+    """What waits for `calendar`, and with how much to spare: by its tier's right, or by `outside` where that says
+    nothing."""
 
     calendar: Calendar
     work_margin: float
     reserve_seconds: float
+    outside: Outside = Outside.HOLD
+    tiers: Mapping[str, TierTerms] = field(default_factory=dict)
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def holds(self, tier: str) -> bool:
+        right = self.tiers.get(tier, DEFAULT_TERMS).outside
+        return (self.outside if right is Outside.INHERIT else right) is Outside.HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The batches that must not run now, and those that run in peak hours although they would wait; each with the
+    reason for people."""
+
+    waits: Mapping[str, str]
+    rescued: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Peak:
+    """It is peak time."""
+
+    hold: Hold
+    now: float
+    capacity: Capacity
+    opens_at: float | None
+    peak_share: float
+    busy: str | None
 
 
 def waits(
@@ -29,55 +69,114 @@ def waits(
     seconds_per_line: Mapping[ModelKey, float],
 ) -> dict[str, str]:
     """The batches that must not run now, each with the reason for people. `hold` None: any hour is as good."""
-    found = {}
+    return dict(holding(batches, hold, now=now, seconds_per_line=seconds_per_line).waits)
+
+
+def holding(
+    batches: Iterable[BatchRecord],
+    hold: Hold | None,
+    *,
+    now: float,
+    seconds_per_line: Mapping[ModelKey, float],
+    relative_size: Mapping[str, float] | None = None,
+    peak_share: float = PEAK_SHARE_ASSUMED,
+    busy: str | None = None,
+) -> Holding:
+    """`busy` is a sentence of whoever says that this is no time for batch work although a window is open."""
+    waiting: dict[str, str] = {}
+    free: dict[str, BatchRecord] = {}
     for batch in batches:
-        reason = held_reason(batch)
-        if reason is None and hold is not None:
-            reason = wait_reason(batch, hold, now=now, seconds_per_line=seconds_per_line)
-        if reason is not None:
-            found[batch.id] = reason
-    return found
-
-
-def held_reason(batch: BatchRecord) -> str | None:
-    return None if batch.held_at is None else HELD
-
-
-def wait_reason(
-    batch: BatchRecord, hold: Hold, *, now: float, seconds_per_line: Mapping[ModelKey, float]
-) -> str | None:
-    """Why the batch does not run now, for people; None when it does.
-
-    A batch that is late runs at once: waiting longer would only make it later. One that may be late (`continue`)
-    is no exception: its deadline is still what it was asked for.
-    """
-    calendar = hold.calendar
-    if calendar.is_always_open or calendar.open_at(now) is not None or now >= batch.expires_at:
-        return None
-    suffices = may_wait(
-        calendar,
-        now=now,
-        deadline=batch.expires_at,
-        work_seconds=_work_seconds(batch, seconds_per_line),
-        margin=hold.work_margin,
-        reserve_seconds=hold.reserve_seconds,
+        if batch.held_at is not None:
+            waiting[batch.id] = HELD
+        else:
+            free[batch.id] = batch
+    rescued: dict[str, str] = {}
+    if hold is None or not _is_peak(hold, now, busy):
+        return Holding(waiting, rescued)
+    jobs = [
+        job_of(
+            batch, now=now, seconds_per_line=seconds_per_line, relative_size=(relative_size or {}).get(batch.id, 1.0)
+        )
+        for batch in free.values()
+    ]
+    until = max((job.due_at for job in jobs), default=now)
+    peak = _Peak(
+        hold,
+        now,
+        Capacity(hold.calendar, now=now, until=until, peak_share=peak_share),
+        hold.calendar.next_opening(now) if busy is None else None,
+        peak_share,
+        busy,
     )
-    opens_at = calendar.next_opening(now)
-    if not suffices or opens_at is None:
-        return None
-    name = calendar.intervals(opens_at, opens_at + 1)[0].name
-    local = datetime.fromtimestamp(opens_at, calendar.zone)
+    for pool in pools(jobs):
+        _divide(pool, free, peak, waiting, rescued)
+    return Holding(waiting, rescued)
+
+
+def _is_peak(hold: Hold, now: float, busy: str | None) -> bool:
+    if busy is not None:
+        return True
+    return not hold.calendar.is_always_open and hold.calendar.open_at(now) is None
+
+
+def _divide(
+    pool: Sequence[Job],
+    batches: Mapping[str, BatchRecord],
+    peak: _Peak,
+    waiting: dict[str, str],
+    rescued: dict[str, str],
+) -> None:
+    """Into those that wait and those that cannot. Late ones run: waiting longer would only make them later."""
+    hold = peak.hold
+    holders = [job for job in pool if hold.holds(job.tier) and peak.now < batches[job.batch_id].expires_at]
+    if not holders:
+        return
+    short = _first_short(pool, batches, peak)
+    short_until = float("-inf") if short is None else short.due_at
+    kept = {job.batch_id for job in weigh(pool, peak.capacity.seconds, tenant_weights=hold.tenant_weights).kept}
+    for job in holders:
+        batch = batches[job.batch_id]
+        if job.due_at > short_until and job.batch_id in kept:
+            waiting[job.batch_id] = _wait_reason(batch, peak)
+        else:
+            rescued[job.batch_id] = _rescue_reason(job, pool, peak)
+
+
+def _first_short(pool: Sequence[Job], batches: Mapping[str, BatchRecord], peak: _Peak) -> Job | None:
+    """The first by deadline for which the windows do not suffice: what is due until then must run now."""
+    hold, work = peak.hold, 0.0
+    if peak.opens_at is None and peak.busy is None:
+        return max(pool, key=lambda job: job.due_at)
+    filled = 0.0 if peak.opens_at is None else (peak.opens_at - peak.now) * peak.peak_share
+    for job in sorted(pool, key=lambda job: job.due_at):
+        if hold.holds(job.tier):
+            work += job.work_known
+        else:  # runs now, as far as the peak hours go
+            done = min(filled, job.work_known)
+            filled -= done
+            work += job.work_known - done
+        steady = STEADY if batches[job.batch_id].paused_at is None else 1.0
+        needed = (work * hold.work_margin + hold.reserve_seconds) * steady
+        if peak.capacity.off_peak_seconds(job.due_at) < needed and hold.holds(job.tier):
+            return job
+    return None
+
+
+def _wait_reason(batch: BatchRecord, peak: _Peak) -> str:
+    calendar = peak.hold.calendar
     end = "expires" if batch.on_deadline is OnDeadline.EXPIRE else "is due"
-    due = datetime.fromtimestamp(batch.expires_at, calendar.zone)
+    due = f"the batch {end} at {datetime.fromtimestamp(batch.expires_at, calendar.zone):%a %d %b %H:%M}"
+    if peak.opens_at is None:
+        return f"{peak.busy}; {due} ({calendar.zone})."
+    name = calendar.intervals(peak.opens_at, peak.opens_at + 1)[0].name
+    opens = datetime.fromtimestamp(peak.opens_at, calendar.zone)
+    return f"Waits for the off-peak window '{name}', which opens at {opens:%a %d %b %H:%M} ({calendar.zone}); {due}."
+
+
+def _rescue_reason(job: Job, pool: Sequence[Job], peak: _Peak) -> str:
+    work = sum(other.work_known for other in pool if other.due_at <= job.due_at)
+    off_peak = peak.capacity.off_peak_seconds(job.due_at)
     return (
-        f"Waits for the off-peak window '{name}', which opens at {local:%a %d %b %H:%M} ({calendar.zone}); the batch "
-        f"{end} at {due:%a %d %b %H:%M}."
+        f"Runs in peak hours, below online requests: {duration(off_peak)} of off-peak time before its deadline, "
+        f"{duration(work)} of work that is due until then."
     )
-
-
-def _work_seconds(batch: BatchRecord, seconds_per_line: Mapping[ModelKey, float]) -> float | None:
-    """At the slowest measured rate of its models; None when one of them has none yet."""
-    rates = [seconds_per_line.get(ModelKey(pin.id, pin.revision)) for pin in batch.models.values()]
-    if not rates or any(rate is None for rate in rates):
-        return None
-    return lines_left(batch) * max(rate for rate in rates if rate is not None)

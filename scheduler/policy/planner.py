@@ -1,7 +1,8 @@
-"""What the next tick does: which shards to lease, which batches to pause or resume, in what order batches run.
+"""What the next tick does: which shards to lease or give back, which batches pause or resume, in what order they run.
 
-Least slack first. A batch's next shard is leased only when the lines already waiting for its model, of batches at
-least as urgent, would soon be used up: so little is held that a more urgent batch never waits behind much.
+The order is `ranking`'s. A batch's next shard is leased only when the lines already waiting for its model, of batches
+at least as urgent, would soon be used up: so little is held that a more urgent batch never waits behind much. Where all
+shards that may be open are taken by less urgent batches, those that have nothing in flight are given back.
 """
 
 from __future__ import annotations
@@ -10,16 +11,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scheduler.facts.deadlines import slack_seconds
+from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Capacity
+from scheduler.facts.tiers import DEFAULT_TERMS, TierTerms
+from scheduler.facts.windows import Calendar
+from scheduler.facts.work import Job, ModelKey, job_of, models_of
+from scheduler.policy.ranking import Order, Queue, Ranked, rank
 from store.records import BatchRecord, ShardRecord, ShardState
 
-
-@dataclass(frozen=True, slots=True)
-class ModelKey:
-    """A pinned model: what a shard runs on."""
-
-    id: str
-    revision: str
+__all__ = ["EngineView", "HeldView", "Limits", "ModelKey", "Pause", "Plan", "Snapshot", "model_key", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,14 @@ class EngineView:
 
 @dataclass(frozen=True, slots=True)
 class HeldView:
-    """A shard that this scheduler holds; `waiting` lines of it are not in flight yet."""
+    """A shard that this scheduler holds; `waiting` lines of it are not in flight yet. `is_idle`: none of it is, and no
+    result of it is still to be written."""
 
     batch_id: str
     shard_no: int
     model: ModelKey
     waiting: int
+    is_idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class Snapshot:
 
     `outages` says for a model without a ready engine why. `disk_problem` is set while nothing may be leased.
     `waits` has the batches that must not run now, with the reason for people.
+
+    What the order is made by: `seconds_per_line` of a line of mean size, outside peak hours where that is known;
+    `relative_size` of a batch's lines; `peak_share` of that rate that is left in peak hours; `ahead`, the seconds of
+    the engines that a tenant has had beyond its share.
     """
 
     now: float
@@ -68,6 +73,12 @@ class Snapshot:
     disk_problem: str | None
     seconds_per_line: Mapping[ModelKey, float]
     waits: Mapping[str, str] = field(default_factory=dict)
+    relative_size: Mapping[str, float] = field(default_factory=dict)
+    ahead: Mapping[str, float] = field(default_factory=dict)
+    calendar: Calendar = field(default_factory=Calendar)
+    peak_share: float = PEAK_SHARE_ASSUMED
+    tiers: Mapping[str, TierTerms] = field(default_factory=dict)
+    order: Order = field(default_factory=Order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +89,18 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`ranking` has the ids of all batches in progress, least slack first."""
+    """`ranked` are all batches in progress, those that run first in front. `returns` are held shards to give back, as
+    (batch, shard_no)."""
 
-    ranking: tuple[str, ...]
+    ranked: tuple[Ranked, ...]
     leases: tuple[ShardRecord, ...]
     pauses: tuple[Pause, ...]
     resumes: tuple[str, ...]
+    returns: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        return tuple(ranked.batch_id for ranked in self.ranked)
 
 
 def model_key(shard: ShardRecord) -> ModelKey:
@@ -94,25 +111,48 @@ def plan(snapshot: Snapshot, limits: Limits) -> Plan:
     shards_of: dict[str, list[ShardRecord]] = defaultdict(list)
     for shard in snapshot.shards:
         shards_of[shard.batch_id].append(shard)
-    ranking = rank(snapshot.batches, now=snapshot.now, seconds_per_line=snapshot.seconds_per_line)
+    ranked = rank(queue_of(snapshot), snapshot.order)
     pauses, resumes = _pauses(snapshot, shards_of)
-    leases = () if snapshot.disk_problem else _leases(snapshot, limits, ranking, shards_of)
-    return Plan(ranking, leases, pauses, resumes)
+    if snapshot.disk_problem:
+        return Plan(ranked, (), pauses, resumes)
+    leases, returns = _leases(snapshot, limits, [one.batch_id for one in ranked], shards_of)
+    return Plan(ranked, leases, pauses, resumes, returns)
 
 
-def rank(batches: Sequence[BatchRecord], *, now: float, seconds_per_line: Mapping[ModelKey, float]) -> tuple[str, ...]:
-    """Least slack first; equal slack in the order given (oldest first)."""
+def jobs_of(snapshot: Snapshot) -> list[Job]:
+    return [
+        job_of(
+            batch,
+            now=snapshot.now,
+            seconds_per_line=snapshot.seconds_per_line,
+            relative_size=snapshot.relative_size.get(batch.id, 1.0),
+            terms=snapshot.tiers.get(batch.completion_window, DEFAULT_TERMS),
+        )
+        for batch in snapshot.batches
+    ]
 
-    def slack(batch: BatchRecord) -> float:
-        rates = [seconds_per_line.get(ModelKey(pin.id, pin.revision), 0.0) for pin in batch.models.values()]
-        return slack_seconds(batch, now=now, seconds_per_line=max(rates, default=0.0))
 
-    return tuple(batch.id for batch in sorted(batches, key=slack))
+def queue_of(snapshot: Snapshot) -> Queue:
+    """A batch that cannot run for want of an engine is put aside: nothing needs to make way for it."""
+    jobs = jobs_of(snapshot)
+    capacity = Capacity(
+        snapshot.calendar,
+        now=snapshot.now,
+        until=max((job.due_at for job in jobs), default=snapshot.now),
+        peak_share=snapshot.peak_share,
+    )
+    held = frozenset(batch.id for batch in snapshot.batches if batch.held_at is not None or _is_out(batch, snapshot))
+    return Queue(jobs, snapshot.now, capacity, snapshot.ahead, frozenset(snapshot.waits) - held, held)
+
+
+def _is_out(batch: BatchRecord, snapshot: Snapshot) -> bool:
+    models = models_of(batch)
+    return bool(models) and all(key in snapshot.outages for key in models)
 
 
 def _leases(
     snapshot: Snapshot, limits: Limits, ranking: Sequence[str], shards_of: Mapping[str, Sequence[ShardRecord]]
-) -> tuple[ShardRecord, ...]:
+) -> tuple[tuple[ShardRecord, ...], tuple[tuple[str, int], ...]]:
     room = {engine.name: limits.shards_open_max for engine in snapshot.engines}
     serving = _serving(snapshot.engines)
     waiting: dict[str, dict[ModelKey, int]] = defaultdict(lambda: defaultdict(int))
@@ -125,8 +165,9 @@ def _leases(
             room[name] -= 1
     wanted = wanted_lines(snapshot, limits)
     ahead: dict[ModelKey, int] = defaultdict(int)
-    leases = []
-    for batch_id in ranking:
+    leases: list[ShardRecord] = []
+    crowded_out: dict[ModelKey, int] = {}
+    for place, batch_id in enumerate(ranking):
         if batch_id in snapshot.waits:
             continue
         for key, lines in waiting[batch_id].items():
@@ -136,12 +177,35 @@ def _leases(
             if (batch_id, shard.shard_no) in held or not _is_free(shard, snapshot.now):
                 continue
             name = _roomiest(serving.get(key, ()), room)
-            if name is None or room[name] <= 0 or ahead[key] >= wanted[key]:
+            if name is None or ahead[key] >= wanted[key]:
+                continue
+            if room[name] <= 0:
+                crowded_out.setdefault(key, place)
                 continue
             room[name] -= 1
             ahead[key] += shard.lines
             leases.append(shard)
-    return tuple(leases)
+    return tuple(leases), _returns(snapshot, ranking, crowded_out)
+
+
+def _returns(
+    snapshot: Snapshot, ranking: Sequence[str], crowded_out: Mapping[ModelKey, int]
+) -> tuple[tuple[str, int], ...]:
+    """For each model whose engines are full of shards while the batch at place `crowded_out` wants one: the idle shard
+    of the batch furthest behind it. Its results so far stay; only what was read of it is read again."""
+    place_of = {batch_id: place for place, batch_id in enumerate(ranking)}
+
+    def place_of_shard(view: HeldView) -> tuple[int, int]:
+        return place_of.get(view.batch_id, len(ranking)), view.shard_no
+
+    found: dict[tuple[str, int], None] = {}
+    for key, place in crowded_out.items():
+        beside = {model for engine in snapshot.engines if key in engine.serves for model in engine.serves}
+        idle = [view for view in snapshot.held if view.is_idle and view.model in beside]
+        last = max(idle, key=place_of_shard, default=None)
+        if last is not None and place_of_shard(last)[0] > place:
+            found[last.batch_id, last.shard_no] = None
+    return tuple(found)
 
 
 def wanted_lines(snapshot: Snapshot, limits: Limits) -> dict[ModelKey, int]:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from scheduler.facts.windows import Calendar, Window
-from scheduler.policy.holding import Hold, wait_reason
+from scheduler.policy.holding import Hold, waits
 from scheduler.policy.planner import ModelKey
 from store.records import BatchRecord, BatchStatus, OnDeadline, PinnedModel, RequestCounts
 from tests.scheduler.world import TestEngine, World, chats, running
@@ -38,7 +38,7 @@ def reason(
     calendar: Calendar = NIGHT,
 ) -> str | None:
     rates = {} if seconds_per_line is None else {SMOL: seconds_per_line}
-    return wait_reason(found, Hold(calendar, 1.25, 600.0), now=at(now), seconds_per_line=rates)
+    return waits([found], Hold(calendar, 1.25, 600.0), now=at(now), seconds_per_line=rates).get(found.id)
 
 
 def test_the_reason_says_for_what_and_until_when_a_batch_waits() -> None:
@@ -67,8 +67,8 @@ def test_a_batch_of_several_models_is_judged_by_the_slowest_and_waits_while_one_
     found = batch(deadline="2026-06-11T12:00")
     mixed = replace(found, models={**found.models, "big": PinnedModel("big", "r1")})
     hold, now = Hold(NIGHT, 1.25, 600.0), at("2026-06-10T12:00")
-    assert wait_reason(mixed, hold, now=now, seconds_per_line={SMOL: 8.0}) is not None
-    assert wait_reason(mixed, hold, now=now, seconds_per_line={SMOL: 1.0, ModelKey("big", "r1"): 8.0}) is None
+    assert waits([mixed], hold, now=now, seconds_per_line={SMOL: 8.0})
+    assert not waits([mixed], hold, now=now, seconds_per_line={SMOL: 1.0, ModelKey("big", "r1"): 8.0})
 
 
 def test_without_a_window_nothing_waits() -> None:

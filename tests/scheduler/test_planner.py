@@ -92,11 +92,11 @@ def test_least_slack_goes_first() -> None:
     assert [(s.batch_id, s.shard_no) for s in found.leases] == [("soon", 0), ("late", 0)]
 
 
-def test_a_measured_rate_turns_a_long_batch_into_the_urgent_one() -> None:
-    batches = [a_batch("long", expires_at=9_000, lines=100_000), a_batch("short", expires_at=5_000, lines=10)]
+def test_a_small_batch_does_not_wait_for_a_large_one_that_is_due_earlier_as_long_as_that_has_time() -> None:
+    batches = [a_batch("long", expires_at=9_000, lines=50_000), a_batch("short", expires_at=20_000, lines=1_000)]
     snap = snapshot(batches, [])
-    assert plan(snap, LIMITS).ranking == ("short", "long")
-    assert plan(replace(snap, seconds_per_line={CHAT: 0.1}), LIMITS).ranking == ("long", "short")
+    assert plan(replace(snap, seconds_per_line={CHAT: 0.1}), LIMITS).ranking == ("short", "long")
+    assert plan(replace(snap, seconds_per_line={CHAT: 0.15}), LIMITS).ranking == ("long", "short")
 
 
 def test_a_more_urgent_batch_is_leased_although_others_wait() -> None:
