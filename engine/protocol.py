@@ -157,11 +157,15 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds that a caller keeps. Counted in sub-requests and in KV tokens (prompt plus the most it may generate)."""
+    """Bounds that a caller keeps. Counted in sub-requests and in KV tokens (prompt plus the most it may generate).
+
+    `slots` are the sequences that run at once, where the engine knows; what is in flight beyond them waits in it.
+    """
 
     inflight_requests_max: int
     inflight_tokens_max: int | None = None
     body_bytes_max: int = 64 * 1024 * 1024
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

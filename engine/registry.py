@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from engine.online_meter import OnlineMeter
 from engine.presence import Presence
 from engine.protocol import Engine, EngineError, EngineState, EngineStatus, ModelInfo
 from engine.selection import least_loaded
@@ -33,8 +34,8 @@ class Releasable(Protocol):
 class Registry:
     """Several engines may serve one model, and one engine several models. `aliases` are other names of model ids.
 
-    `presence` counts the online requests on them: who sends one says so there. The engines named in `led` come and go
-    by someone else's word: `start` leaves them alone.
+    `presence` counts the online requests on them: who sends one says so there. `meter` hears how long they waited for
+    their tokens. The engines named in `led` come and go by someone else's word: `start` leaves them alone.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Registry:
         aliases: Mapping[str, str] | None = None,
         *,
         presence: Presence | None = None,
+        meter: OnlineMeter | None = None,
         led: Collection[str] = (),
     ) -> None:
         names = [engine.name for engine in engines]
@@ -50,6 +52,7 @@ class Registry:
         if repeated:
             raise ValueError(f"engine names must differ; used more than once: {', '.join(repeated)}")
         self.presence = presence or Presence()
+        self.meter = meter or OnlineMeter()
         self._engines = tuple(engines)
         self._led = frozenset(led)
         self._aliases = dict(aliases or {})

@@ -16,6 +16,17 @@ LINES_DONE = Counter("nightbatch_lines_done", "Lines with a durable result, by o
 TOKENS = Counter("nightbatch_tokens", "Tokens of durable results, by kind.", ["kind"])
 INFLIGHT_REQUESTS = Gauge("nightbatch_inflight_requests", "Sub-requests in flight for batches.", ["engine"])
 INFLIGHT_TOKENS = Gauge("nightbatch_inflight_tokens", "Estimated KV tokens in flight for batches.", ["engine"])
+INFLIGHT_CAP = Gauge(
+    "nightbatch_inflight_cap", "Sub-requests that batches may have in flight now, beside online requests.", ["engine"]
+)
+ONLINE_PRESENT = Gauge(
+    "nightbatch_online_present",
+    "Online requests that batch work on the engine yields to, by where they are: here, elsewhere, neighbour.",
+    ["engine", "where"],
+)
+ONLINE_STRESS = Gauge(
+    "nightbatch_online_stress", "What online requests wait, as a multiple of what they should; 0: unknown.", ["engine"]
+)
 SHARDS_OPEN = Gauge("nightbatch_shards_open", "Shards that this process holds.")
 APPEND_SECONDS = Histogram(
     "nightbatch_append_group_seconds",

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from scheduler.policy import limits
+from scheduler.policy.duty import DutySettings
 from scheduler.policy.limits import FileLimits
+from scheduler.policy.pressure import PressureSettings
+from scheduler.policy.taking_back import TakeBackSettings
 
 MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleSettings:
+    """How batch work yields to online requests on engines that are bounded from outside."""
+
+    pressure: PressureSettings = field(default_factory=PressureSettings)
+    duty: DutySettings = field(default_factory=DutySettings)
+    take_back: TakeBackSettings = field(default_factory=TakeBackSettings)
+    look_seconds: float = 0.1
+    """How often engines are looked at while an online request is present; its coming and going is seen at once."""
+    idle_look_seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.look_seconds <= 0 or self.idle_look_seconds <= 0:
+            raise ValueError("look_seconds and idle_look_seconds must be above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +100,8 @@ class SchedulerSettings:
     output_retention_seconds: int | None = None
     """Life of result files when the batch does not say; None keeps them until they are deleted."""
 
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
+
     notify_seconds: float = 1.0
     """How often events are looked for that webhooks and the local command should hear of."""
     disk_check_seconds: float = 2.0
@@ -92,7 +113,7 @@ class SchedulerSettings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, bool | FileLimits) or value is None:
+            if isinstance(value, bool | FileLimits | ThrottleSettings) or value is None:
                 continue
             if value <= 0:
                 raise ValueError(f"scheduler setting {item.name} must be above 0, not {value}")

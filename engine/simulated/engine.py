@@ -85,6 +85,7 @@ class SimulatedEngine:
         return EngineLimits(
             inflight_requests_max=min(2 * self.profile.running_max, self.profile.waiting_max),
             inflight_tokens_max=self.profile.blocks * self.profile.block_tokens,
+            slots=self.profile.running_max,
         )
 
     def status(self) -> EngineStatus:

@@ -115,7 +115,11 @@ class VllmEngine:
         if facts is None:
             return EngineLimits(INFLIGHT_BEFORE_READY)
         generates = not GENERATE_ENDPOINTS.isdisjoint(facts.endpoints)
-        return EngineLimits(int(facts.sequences_max * QUEUE_FACTOR), facts.kv_tokens if generates else None)
+        return EngineLimits(
+            int(facts.sequences_max * QUEUE_FACTOR),
+            facts.kv_tokens if generates else None,
+            slots=facts.sequences_max,
+        )
 
     def status(self) -> EngineStatus:
         return self._status

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.protocol import Engine, EngineLimits
+from engine.protocol import Engine, EngineLimits, ModelKind
 from scheduler import metrics
+from scheduler.actors.gate import Gate
 from scheduler.actors.held import Line
-from scheduler.policy.packer import Budget, Inflight, budget_of, fits
+from scheduler.policy.duty import call_requests
+from scheduler.policy.packer import Budget, Inflight, budget_of
+from scheduler.policy.taking_back import Credit, Flying, to_take_back
 from scheduler.settings import SchedulerSettings
 
 
@@ -30,13 +35,24 @@ class Isolation:
         return not self.running and not self.groups
 
 
+@dataclass(frozen=True, slots=True)
+class Departure:
+    line: Line
+    at: float
+
+
 class Desk:
-    def __init__(self, engine: Engine, settings: SchedulerSettings) -> None:
+    def __init__(self, engine: Engine, settings: SchedulerSettings, *, monotonic: Callable[[], float]) -> None:
         self.engine = engine
         self.inflight = Inflight()
+        self.gate = Gate()
+        self.credit = Credit()
+        self.tasks: dict[asyncio.Task[None], Departure] = {}
         self.isolation: Isolation | None = None
         self.rest_until = 0.0
         self._settings = settings
+        self._monotonic = monotonic
+        self._recalled: set[asyncio.Task[None]] = set()
         self._refusals = 0
         self._limits: EngineLimits | None = None
         self._budget = Budget(1, None)
@@ -56,22 +72,70 @@ class Desk:
             )
         return self._budget
 
+    @property
+    def pools(self) -> bool:
+        """It has no decode steps: all of its models embed, score or rank."""
+        models = self.engine.models()
+        return bool(models) and all(model.kind is ModelKind.POOLING for model in models)
+
     def has_room(self, line: Line) -> bool:
-        return fits(self.budget(), self.inflight, line.cost)
+        return self.gate.fits(self.budget(), self.inflight, line.cost, now=self._monotonic())
+
+    def closed_seconds(self) -> float:
+        """For how long nothing goes, whatever there is room for."""
+        now = self._monotonic()
+        return max(0.0, self.gate.opens_at(self.inflight, now=now) - now, self.rest_until - now)
+
+    def slice_sub_requests_max(self) -> int:
+        """So many inputs of one line go together; on an engine without decode steps, as many as one call has time
+        for: while it lasts nobody else gets an answer."""
+        limit = self._settings.slice_sub_requests_max
+        if not self.pools or self.gate.calls.ms_each is None:
+            return limit
+        step_ms_target = self._settings.throttle.duty.step_ms_target
+        return min(limit, call_requests(self.gate.calls.ms_each, step_ms_target=step_ms_target))
+
+    def recall(self) -> int:
+        """Cancel what is far above the allowance, as far as the credit goes; how many. Their lines come back by
+        `left`."""
+        cap = self.gate.allowance.recall_to
+        if cap is None or self.isolation is not None:
+            return 0
+        now, settings = self._monotonic(), self._settings.throttle.take_back
+        tasks = [task for task in self.tasks if task not in self._recalled]
+        flying = [
+            Flying(departure.line.cost.requests, now - departure.at, departure.line.recalls)
+            for departure in (self.tasks[task] for task in tasks)
+        ]
+        places = to_take_back(flying, cap=cap, credit=self.credit, settings=settings)
+        for place in places:
+            self._recalled.add(tasks[place])
+            self.tasks[tasks[place]].line.recalls += 1
+            tasks[place].cancel()
+        return len(places)
+
+    def left(self, task: asyncio.Task[None]) -> bool:
+        """The task has ended; whether its line is to go back to the queue, because it was recalled."""
+        self.tasks.pop(task, None)
+        was_recalled = task in self._recalled
+        self._recalled.discard(task)
+        return was_recalled and task.cancelled()
 
     def take(self, line: Line) -> int:
         """Count a line as in flight; the incarnation of the engine that it goes to."""
         self.inflight.take(line.cost)
+        self.gate.sent(line.cost, step_ms=self.engine.load().step_ms, now=self._monotonic())
         incarnation = self.engine.status().incarnation
         self._by_incarnation[incarnation] = self._by_incarnation.get(incarnation, 0) + 1
         return incarnation
 
-    def give_back(self, line: Line, incarnation: int, *, died: bool) -> list[Line]:
+    def give_back(self, line: Line, incarnation: int, *, answered: bool, died: bool) -> list[Line]:
         """The line has come back. Returns all lines of a death once the last one in flight with it is back.
 
         Until then the dead lines stay here: who was in flight together is known only at the end.
         """
         self.inflight.give_back(line.cost)
+        self.gate.ended(line.cost, self.inflight, answered=answered, now=self._monotonic())
         left = self._by_incarnation[incarnation] - 1
         if died:
             self._died.setdefault(incarnation, []).append(line)
@@ -83,6 +147,9 @@ class Desk:
 
     def answered(self) -> None:
         self._refusals = 0
+
+    def learn(self, line: Line, *, seconds: float, output_tokens: int) -> None:
+        self.gate.learn(line.cost, seconds=seconds, output_tokens=output_tokens, step_ms=self.engine.load().step_ms)
 
     def refused(self, *, now: float, retry_after_seconds: float = 0.0) -> float:
         """The engine took nothing: let it rest, longer each time. Returns for how many seconds."""

@@ -17,13 +17,15 @@ from engine.protocol import (
 )
 from engine.registry import Registry
 from engine.slices import split
+from scheduler import metrics
 from scheduler.actors import isolation
-from scheduler.actors.desk import Desk
+from scheduler.actors.desk import Departure, Desk
 from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.lane import Lane
 from scheduler.actors.outcomes import Outcomes, Record
 from scheduler.actors.slicing import divide
 from scheduler.actors.waiting import Waiting
+from scheduler.policy.allowance import Allowance
 from scheduler.policy.packer import slice_size
 from scheduler.policy.planner import ModelKey
 from scheduler.settings import SchedulerSettings
@@ -52,6 +54,7 @@ class Dispatcher:
         self._waiting = Waiting(self.pump)
         self._outcomes = Outcomes(self._waiting, settings, record=record, monotonic=monotonic)
         self._desks: dict[str, Desk] = {}
+        self._opening: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -76,6 +79,20 @@ class Dispatcher:
     def show(self) -> None:
         for desk in self._desks.values():
             desk.show()
+
+    def desk(self, engine: Engine) -> Desk:
+        desk = self._desks.get(engine.name)
+        if desk is None:
+            desk = self._desks[engine.name] = Desk(engine, self._settings, monotonic=self._monotonic)
+        return desk
+
+    def allow(self, desk: Desk, allowance: Allowance) -> None:
+        """What the engine may be given from now on. What is far above it is taken back and waits anew."""
+        if allowance == desk.gate.allowance:
+            return
+        desk.gate.allowance = allowance
+        metrics.LINES_RETRIED.labels("online").inc(desk.recall())
+        self.pump()
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more; wait for what is in flight, then cancel the rest."""
@@ -118,11 +135,12 @@ class Dispatcher:
 
     def _divide(self, lane: Lane, line: Line) -> bool:
         """Put slices in the place of a line that is too large for the engines that could take it now."""
-        budgets = [self._desk(engine).budget() for engine in self._registry.candidates(lane.key.id, lane.key.revision)]
-        if not budgets:
+        desks = [self.desk(engine) for engine in self._registry.candidates(lane.key.id, lane.key.revision)]
+        if not desks:
             return False
-        limit = self._settings.slice_sub_requests_max
-        size = min(slice_size(budget, line.cost, sub_requests_max=limit) for budget in budgets)
+        size = min(
+            slice_size(desk.budget(), line.cost, sub_requests_max=desk.slice_sub_requests_max()) for desk in desks
+        )
         slices = split(line.shard.endpoint, line.body, size) if size < line.cost.requests else None
         if slices is None:
             line.whole = True
@@ -136,37 +154,45 @@ class Dispatcher:
             engine = self._registry.pick(lane.key.id, lane.key.revision, exclude)
             if engine is None:
                 return None
-            desk = self._desk(engine)
+            desk = self.desk(engine)
             if desk.isolation is None and desk.has_room(line) and self._monotonic() >= desk.rest_until:
                 return desk
+            self._look_when_open(desk)
             exclude = (*exclude, engine.name)
 
-    def _desk(self, engine: Engine) -> Desk:
-        desk = self._desks.get(engine.name)
-        if desk is None:
-            desk = self._desks[engine.name] = Desk(engine, self._settings)
-        return desk
+    def _look_when_open(self, desk: Desk) -> None:
+        """One timer per desk: it opens by the clock, and no request of it need come back then."""
+        seconds = desk.closed_seconds()
+        if seconds > 0 and desk.engine.name not in self._opening:
+            self._opening.add(desk.engine.name)
+            self._waiting.look_again_in(seconds, before=lambda: self._opening.discard(desk.engine.name))
 
     def _others_of(self, desk: Desk) -> list[Desk]:
-        return [self._desk(engine) for engine in self._registry.engines() if engine is not desk.engine]
+        return [self.desk(engine) for engine in self._registry.engines() if engine is not desk.engine]
 
     def _start(self, line: Line, desk: Desk) -> None:
         line.sent += 1
         incarnation = desk.take(line)
         task = asyncio.create_task(self._run(line, desk, incarnation))
         self._tasks.add(task)
+        desk.tasks[task] = Departure(line, self._monotonic())
         line.shard.tasks[task] = line
         task.add_done_callback(partial(self._ended, line, desk, incarnation, line.sent))
 
     def _ended(self, line: Line, desk: Desk, incarnation: int, sent: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         line.shard.tasks.pop(task, None)
+        was_recalled = desk.left(task)
         if line.begun < sent:  # cancelled before its first step, so that `_run` has given nothing back
-            self._give_back(line, desk, incarnation, died=False)
+            self._give_back(line, desk, incarnation, answered=False, died=False)
+        if was_recalled:
+            self._waiting.put_back(line)
+            self.pump()
 
     async def _run(self, line: Line, desk: Desk, incarnation: int) -> None:
         line.begun = line.sent
-        died = False
+        answered = died = False
+        started = self._monotonic()
         try:
             result = await _ask(line, desk.engine)
         except EngineOverloaded as error:
@@ -180,13 +206,15 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 (an engine's mistake costs its line; it is logged there)
             self._outcomes.broken(line, desk, error)
         else:
+            answered = True
+            desk.learn(line, seconds=self._monotonic() - started, output_tokens=result.usage.completion_tokens)
             self._outcomes.answered(line, desk, result)
         finally:
-            self._give_back(line, desk, incarnation, died=died)
+            self._give_back(line, desk, incarnation, answered=answered, died=died)
 
-    def _give_back(self, line: Line, desk: Desk, incarnation: int, *, died: bool) -> None:
+    def _give_back(self, line: Line, desk: Desk, incarnation: int, *, answered: bool, died: bool) -> None:
         """Also for a task that was cancelled: it may be the last one that others of a death wait for."""
-        dead = desk.give_back(line, incarnation, died=died)
+        dead = desk.give_back(line, incarnation, answered=answered, died=died)
         if dead:
             self._outcomes.died(dead, desk)
         self.pump()

@@ -19,7 +19,7 @@ class Line:
     """A request of a held shard. `sent` counts how often it went to an engine, the rest why it came back.
 
     `begun` is the value of `sent` when a task last began to ask for it. `whole`: it is sent as one request, whatever
-    its size.
+    its size. `recalls`: how often it was taken back for an online request.
     """
 
     shard: HeldShard
@@ -32,6 +32,7 @@ class Line:
     refusals: int = 0
     begun: int = 0
     whole: bool = False
+    recalls: int = 0
 
     @property
     def is_gone(self) -> bool:

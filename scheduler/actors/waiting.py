@@ -58,8 +58,8 @@ class Waiting:
         """Forget the waiting lines of a shard that are not wanted any more."""
         self._lanes[shard.model].drop_gone(shard)
 
-    def look_again_in(self, seconds: float) -> None:
-        self._call_in(seconds, lambda: None)
+    def look_again_in(self, seconds: float, *, before: Callable[[], None] = lambda: None) -> None:
+        self._call_in(seconds, before)
 
     def count_ended(self, line: Line) -> None:
         self._lanes[line.shard.model].ended += 1

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 WEIGHT = 0.2
 """Weight of the newest measurement in the mean."""
 
+WINDOW_SECONDS = 0.5
+"""An engine that is never idle is measured over this long."""
+
 UNMEASURED_REQUESTS = 4
 """A call's size before anything was measured."""
 
@@ -55,7 +58,7 @@ class CallMeter:
             self._since = now
 
     def answered(self, requests: int, *, is_idle: bool, now: float) -> None:
-        self._answered += requests
+        self._answered += max(requests, 1)
         if self._since is None or not (is_idle or now - self._since >= WINDOW_SECONDS):
             return
         seconds = now - self._since
@@ -64,12 +67,9 @@ class CallMeter:
             self.ms_each = measured if self.ms_each is None else self.ms_each + WEIGHT * (measured - self.ms_each)
         self._since, self._answered = None if is_idle else now, 0
 
-    def forget(self) -> None:
-        """What is under way says nothing: it was cancelled or died."""
-        self._since, self._answered = None, 0
-
-
-WINDOW_SECONDS = 0.5
+    def forget(self, *, is_idle: bool, now: float) -> None:
+        """What was under way says nothing: some of it was cancelled or died."""
+        self._since, self._answered = None if is_idle else now, 0
 
 
 @dataclass(slots=True)

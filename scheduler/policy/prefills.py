@@ -5,6 +5,7 @@ An answer comes whole, so nobody says when a prompt was read: its time is estima
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 
 WEIGHT = 0.1
@@ -20,16 +21,21 @@ class Prefills:
     _until: list[float] = field(default_factory=list)
 
     def started(self, tokens: int, *, step_ms: float, now: float) -> None:
-        self._until.append(now + max(step_ms, tokens * self.ms_per_token) / 1000)
+        self._forget_read(now)
+        heapq.heappush(self._until, now + max(step_ms, tokens * self.ms_per_token) / 1000)
 
     def unfinished(self, *, now: float) -> int:
-        self._until = [until for until in self._until if until > now]
+        self._forget_read(now)
         return len(self._until)
 
     def free_at(self, prefills_max: int, *, now: float) -> float:
         """When the next prompt may be sent; `now` or before: at once."""
         over = self.unfinished(now=now) - prefills_max
-        return now if over < 0 else sorted(self._until)[over]
+        return now if over < 0 else heapq.nsmallest(over + 1, self._until)[over]
+
+    def _forget_read(self, now: float) -> None:
+        while self._until and self._until[0] <= now:
+            heapq.heappop(self._until)
 
     def answered(self, tokens: int, *, seconds: float, output_tokens: float, step_ms: float) -> None:
         """An answer of `output_tokens` decode steps took so long."""
