@@ -66,11 +66,13 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`kv_bytes` None: the weights are unknown, vLLM sizes the cache itself within `device_share`."""
+    """`kv_bytes` None: the weights are unknown, vLLM sizes the cache itself within `device_share`. `total_bytes` is all
+    that the engine takes, None where that is unknown."""
 
     engine: str
     kv_bytes: int | None
     device_share: float | None
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,12 @@ def _wished(device: Device, demand: Demand) -> int | None:
 
 
 def _grant(device: Device, demand: Demand, cache: int) -> Grant:
+    total = None if demand.weights_bytes is None else _fixed(device, demand) + cache
     if device.kind == "cpu":
-        return Grant(demand.engine, cache, None)
+        return Grant(demand.engine, cache, None, total)
     share = min(1.0, (_fixed(device, demand) + cache) / device.total_bytes)
     known = demand.weights_bytes is not None or demand.kv_bytes is not None
-    return Grant(demand.engine, cache if known else None, round(share, 4))
+    return Grant(demand.engine, cache if known else None, round(share, 4), total)
 
 
 def _arithmetic(

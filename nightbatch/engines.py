@@ -15,6 +15,7 @@ from engine.processes import end_orphans
 from engine.protocol import Engine, ModelKind
 from engine.remote import RemoteEngine
 from engine.simulated import PROFILES, SimulatedEngine, SimulatedFaults, simulated_model
+from engine.start_times import StartTimes
 from engine.supervisor import Supervised
 from engine.vllm import VllmEngine
 from engine.vllm.arguments import UnknownArgument
@@ -23,7 +24,9 @@ from engine.vllm.planning import Planned, Wanted, plan
 from engine.vllm.spec import VllmSpec
 from nightbatch.config import Config, ConfigError, ModelConfig
 from nightbatch.engine_names import EngineNames
+from nightbatch.lives import describe, lives_of, name_engines
 from nightbatch.preparing import prepare_with_progress
+from scheduler.policy.life import Life, apart
 
 MIB = 1024 * 1024
 
@@ -32,13 +35,16 @@ MIB = 1024 * 1024
 class Fleet:
     """The engines of a server, none started. `models` and `plan` are lines for people: what is served by what, and how
     memory and cores are split. `ended` tells of leftovers of a former server that were ended. `devices` says which of
-    this machine's devices each engine uses; upstreams use none."""
+    this machine's devices each engine uses; upstreams use none. `lives` are those that come and go while it runs, and
+    `start_times` knows how long they take."""
 
     engines: Sequence[Engine]
     models: Sequence[str] = ()
     plan: Sequence[str] = ()
     ended: Sequence[str] = ()
     devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lives: tuple[Life, ...] = ()
+    start_times: StartTimes = field(default_factory=StartTimes)
 
 
 async def build_fleet(
@@ -49,26 +55,30 @@ async def build_fleet(
     Raises ConfigError for what cannot be served as configured; the message holds the arithmetic.
     """
     ended = await asyncio.to_thread(end_orphans, folder)
+    start_times = await asyncio.to_thread(StartTimes.load, folder)
     names = EngineNames()
+    named = name_engines(config.served, names)
+    lives = lives_of(config.served, named)
     engines: list[Engine] = []
     models: list[str] = []
     planned = Planned((), ())
     local = [model for model in config.served if model.engine == "vllm"]
     if local:
-        planned = await asyncio.to_thread(plan_local, local, names)
+        planned = await asyncio.to_thread(plan_local, local, named)
         models += [f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}" for spec in planned.specs]
         engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
     for model in config.served:
         if model.engine == "simulated":
-            engines += simulated_engines(model, names, now)
+            engines += simulated_engines(model, named[str(model.name)], now)
             models.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
         elif model.engine == "remote":
             engines += remote_engines(model, environment, names, now)
             models += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
-    supervised = tuple(Supervised(engine, _policy(engine), now=now) for engine in engines)
+    models += [f"{life.model}: {describe(life)}" for life in lives]
+    supervised = tuple(Supervised(engine, _policy(engine), now=now, start_times=start_times) for engine in engines)
     devices = {spec.name: devices_of(spec) for spec in planned.specs}
     devices |= {engine.name: frozenset({engine.name}) for engine in engines if isinstance(engine, SimulatedEngine)}
-    return Fleet(supervised, tuple(models), planned.lines, tuple(ended), devices)
+    return Fleet(supervised, tuple(models), planned.lines, tuple(ended), devices, lives, start_times)
 
 
 def devices_of(spec: VllmSpec) -> frozenset[str]:
@@ -82,18 +92,29 @@ def _policy(engine: Engine) -> BackoffPolicy:
     return REMOTE_BACKOFF if isinstance(engine, RemoteEngine) else ENGINE_BACKOFF
 
 
-def plan_local(models: Sequence[ModelConfig], names: EngineNames) -> Planned:
-    """Where each vLLM engine runs and what it gets. Blocks: reads the machine, prepares embedded models."""
-    wanted = [wish for model in models for wish in _wishes(model, names)]
+def plan_local(models: Sequence[ModelConfig], named: Mapping[str, Sequence[str]]) -> Planned:
+    """Where each vLLM engine runs and what it gets, under the names of `named`. Blocks: reads the machine, prepares
+    embedded models."""
+    never_together = apart(lives_of(models, named))
+    wanted = [wish for model in models for wish in _wishes(model, named[str(model.name)], never_together)]
     known = known_options() if any(wish.engine_args for wish in wanted) else None
     cpu, cards, cores = read_cpu_memory(), read_cards(), read_cores()
     try:
-        return plan(wanted, cpu=cpu, cards=cards, cores=cores, cuda=has_cuda_build(), known=known)
+        planned = plan(wanted, cpu=cpu, cards=cards, cores=cores, cuda=has_cuda_build(), known=known)
     except (MemoryRefused, NoSuchDevice, UnknownArgument) as error:
         raise ConfigError([str(error)]) from None
+    on_cpu = {spec.model_id for spec in planned.specs if spec.device == "cpu"}
+    sleepless = [
+        f'models: {model.name}: release = "sleep" needs CUDA, and it runs on the CPU: use "stop"'
+        for model in models
+        if model.release == "sleep" and model.name in on_cpu
+    ]
+    if sleepless:
+        raise ConfigError(sleepless)
+    return planned
 
 
-def _wishes(model: ModelConfig, names: EngineNames) -> list[Wanted]:
+def _wishes(model: ModelConfig, engines: Sequence[str], never_together: Mapping[str, frozenset[str]]) -> list[Wanted]:
     embedded = embedded_of(model)
     source, kind = model.weights, ModelKind(model.kind) if model.kind else None
     if embedded is not None:
@@ -114,8 +135,11 @@ def _wishes(model: ModelConfig, names: EngineNames) -> list[Wanted]:
             environment=model.environment,
             online_first=model.online_first,
             slo=model.slo.promised(),
+            led=model.release != "never",
+            apart=never_together.get(name, frozenset()),
+            sleep_level=model.sleep_level if model.release == "sleep" else None,
         )
-        for name in names.of_model(str(model.name), model.replicas)
+        for name in engines
     ]
 
 
@@ -146,7 +170,7 @@ def remote_engines(
     ]
 
 
-def simulated_engines(model: ModelConfig, names: EngineNames, now: Callable[[], float]) -> list[SimulatedEngine]:
+def simulated_engines(model: ModelConfig, names: Sequence[str], now: Callable[[], float]) -> list[SimulatedEngine]:
     profile = PROFILES.get(model.profile or "")
     if profile is None:
         raise ConfigError([f"profile {model.profile!r} is not known: choose one of {', '.join(PROFILES)}"])
@@ -165,5 +189,5 @@ def simulated_engines(model: ModelConfig, names: EngineNames, now: Callable[[], 
             time_scale=model.time_scale,
             now=now,
         )
-        for number, name in enumerate(names.of_model(str(model.name), model.replicas))
+        for number, name in enumerate(names)
     ]

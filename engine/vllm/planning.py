@@ -6,11 +6,12 @@ One call plans the whole server, since engines on one device share it. Nothing i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine import memory
+from engine.companies import companies
 from engine.cores import Core, CoreWish, plan_cores
 from engine.machine import NoSuchDevice
 from engine.memory import Demand, Device
@@ -27,7 +28,8 @@ CORES_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One engine as the configuration asks for it. `device` is `auto`, `cpu`, `cuda:0` or `cuda:0,1`."""
+    """One engine as the configuration asks for it. `device` is `auto`, `cpu`, `cuda:0` or `cuda:0,1`. One that is `led`
+    comes and goes while the server runs; `apart` names the engines that are never there together with it."""
 
     name: str
     model_id: str
@@ -39,6 +41,9 @@ class Wanted:
     kv_cache_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     online_first: bool = False
+    led: bool = False
+    apart: frozenset[str] = frozenset()
+    sleep_level: int | None = None
     slo: Slo = field(default_factory=Slo)
 
 
@@ -67,10 +72,13 @@ def plan(
     lines: list[str] = []
     grants: dict[str, memory.Grant] = {}
     for device in [cpu, *cards]:
-        demands = [_demand(each, len(devices)) for each, devices in placed if device.name in devices]
-        if demands:
-            split = memory.split_memory(device, demands)
-            lines += split.lines
+        here = {each.name: (each, len(devices)) for each, devices in placed if device.name in devices}
+        demands = {name: _demand(each, devices) for name, (each, devices) in here.items()}
+        for company in _companies([each for each, _ in here.values()]):
+            room = _room(device, [each for each, _ in here.values()], company)
+            split = memory.split_memory(room, [demands[name] for name in company])
+            together = () if len(company) == len(here) else (f"while {_and(company)} are there:",)
+            lines += [*together, *split.lines]
             for name, grant in split.grants.items():
                 grants[name] = _tighter(grants.get(name), grant)
     on_cpu = [each for each, devices in placed if devices == ("cpu",)]
@@ -80,6 +88,29 @@ def plan(
         bindings, lines = core_plan.bindings, [*lines, *core_plan.lines]
     specs = tuple(_spec(each, devices, grants[each.name], bindings.get(each.name)) for each, devices in placed)
     return Planned(specs, tuple(lines))
+
+
+def _companies(wanted: Sequence[Wanted]) -> list[tuple[str, ...]]:
+    if not wanted:
+        return []
+    try:
+        return companies([each.name for each in wanted], {each.name: each.apart for each in wanted})
+    except ValueError as error:
+        raise memory.MemoryRefused(str(error)) from None
+
+
+def _room(device: Device, wanted: Sequence[Wanted], company: Collection[str]) -> Device:
+    """What a company has to share. What others hold now says nothing of the hours in which led engines are there: they
+    wait for it then. Those that sleep meanwhile keep a little."""
+    if not any(each.led and each.name in company for each in wanted):
+        return device
+    asleep = sum(each.sleep_level is not None and each.name not in company for each in wanted)
+    kept = asleep * memory.CUDA_ASLEEP_BYTES if device.kind == "cuda" else 0
+    return replace(device, free_bytes=device.total_bytes - kept)
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _check_arguments(wanted: Wanted, known: Mapping[str, bool] | None) -> None:
@@ -161,7 +192,13 @@ def _tighter(before: memory.Grant | None, grant: memory.Grant) -> memory.Grant:
         return grant
     caches = [cache for cache in (before.kv_bytes, grant.kv_bytes) if cache is not None]
     shares = [share for share in (before.device_share, grant.device_share) if share is not None]
-    return replace(grant, kv_bytes=min(caches, default=None), device_share=min(shares, default=None))
+    totals = [total for total in (before.total_bytes, grant.total_bytes) if total is not None]
+    return replace(
+        grant,
+        kv_bytes=min(caches, default=None),
+        device_share=min(shares, default=None),
+        total_bytes=min(totals, default=None),
+    )
 
 
 def _core_wish(wanted: Wanted) -> CoreWish:
@@ -184,5 +221,7 @@ def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: 
         cores=cores,
         environment=wanted.environment,
         online_first=wanted.online_first,
+        memory_bytes=grant.total_bytes,
+        sleep_level=None if on_cpu else wanted.sleep_level,
         slo=wanted.slo,
     )

@@ -9,6 +9,7 @@ from nightbatch.checks import Finding, fail, ok
 from nightbatch.config import ConfigError, ModelConfig
 from nightbatch.engine_names import EngineNames
 from nightbatch.engines import embedded_of, plan_local
+from nightbatch.lives import name_engines
 
 
 def placement(models: Sequence[ModelConfig]) -> Iterator[Finding]:
@@ -17,7 +18,7 @@ def placement(models: Sequence[ModelConfig]) -> Iterator[Finding]:
     if not local:
         return
     try:
-        lines = plan_local(local, EngineNames()).lines
+        lines = plan_local(local, name_engines(local, EngineNames())).lines
     except ConfigError as error:
         for problem in error.problems:
             yield fail("placement", problem, "memory_share, kv_cache_mib and device of each model decide it")

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine import embedded
+from nightbatch.config.life import check_life
 from nightbatch.config.slo import SloConfig
 
 EngineName = Literal["vllm", "remote", "simulated"]
@@ -67,6 +68,26 @@ class ModelConfig(BaseModel):
         default_factory=SloConfig, description="what online requests are promised beside batch work, see below"
     )
 
+    release: Literal["never", "sleep", "stop"] = Field(
+        "never", description="how it gives its device back when its time is over: `stop`, or `sleep` on CUDA"
+    )
+    hours: Literal["always", "off-peak", "peak"] | None = Field(
+        None,
+        description="with `release`: when it is there; `off-peak` if not given, `always` if it takes turns",
+    )
+    turns: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="with `release`: models that name the same take turns, one at a time; the first is at home there",
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, le=3600, description="with `release`: what is in flight may finish for so long when it goes"
+    )
+    sleep_level: Literal[1, 2] = Field(
+        1, description="with `sleep`: 1 keeps the weights in main memory, 2 reads them again at the return"
+    )
+
     upstreams: tuple[str, ...] = Field((), description="remote: base URLs of OpenAI-compatible servers")
     api_key_env: str | None = Field(None, description="remote: name of the variable that holds the upstreams' API key")
 
@@ -100,6 +121,7 @@ class ModelConfig(BaseModel):
             raise ValueError("a model needs an id")
         if self.engine_args and self.engine_flags:
             raise ValueError("engine_args and engine_flags say the same in two ways: give one of them")
+        check_life(self)
         if self.memory_share is not None and self.kv_cache_mib is not None:
             raise ValueError("memory_share and kv_cache_mib both size the KV cache: give one of them")
         return self

@@ -27,6 +27,14 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
 
 
+class AtKey(ValueError):
+    """Raised by a check of several keys together: `path` is the one whose line people are sent to."""
+
+    def __init__(self, path: KeyPath, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class Origins:
     """The layers a configuration was made of, to say for each key where it came from."""
@@ -53,7 +61,8 @@ def explain(error: ValidationError, root: type[BaseModel], origins: Origins) -> 
 
 
 def _explain(item: Any, root: type[BaseModel], origins: Origins) -> str:
-    path: KeyPath = item["loc"]
+    error = item.get("ctx", {}).get("error")
+    path: KeyPath = error.path if isinstance(error, AtKey) else item["loc"]
     where = origins.where(path)
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key {dotted(path)}{suggestion(str(path[-1]), path[:-1], root)}"

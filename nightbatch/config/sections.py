@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nightbatch.config.life import check_lives
 from nightbatch.config.model import EMBEDDED, ModelConfig
 from nightbatch.config.notifying import EventsSection, WebhookConfig, check_webhooks
 from nightbatch.config.windows import WindowsSection
@@ -51,6 +52,10 @@ class ServerSection(Section):
     )
     output_kept_days: float = Field(
         30.0, ge=0, le=DAYS_MAX, description="life of results, if the client does not say; 0: kept"
+    )
+    flex_inflight_max: int = Field(64, ge=1, description="requests of `service_tier` `flex` held open; more get 429")
+    flex_beside_online_max: int = Field(
+        2, ge=1, description="of those, how many run on a device while an online request is on it"
     )
     drain_seconds: float = Field(
         30.0, ge=0, le=DAY, description="how long a stopping server lets running requests finish"
@@ -101,6 +106,9 @@ class SchedulerSection(Section):
     answer_attempts_max: int = Field(4, ge=1, description="times a line is sent while its engine answers 5xx")
     intakes_max: int = Field(2, ge=1, description="batches validated at once")
     finalizes_max: int = Field(2, ge=1, description="batches whose result files are composed at once")
+    turn_minutes: float = Field(
+        30.0, ge=1, le=24 * 60, description="how long a model keeps its turn while another of its group has work too"
+    )
 
 
 class TierConfig(Section):
@@ -188,6 +196,7 @@ class Config(Section):
         if len(set(digests)) != len(digests):
             raise ValueError("tenants: two have the same API key")
         check_webhooks(self.webhooks, tenants)
+        check_lives(self.served, self.windows)
         if not any(tier.offered for tier in self.tiers.values()):
             raise ValueError("tiers: at least one must be offered")
         if self.server.strict_openai and not self.tiers["24h"].offered:
