@@ -35,9 +35,15 @@ flex_requests = Counter(
 flex_inflight = Gauge("nightbatch_flex_inflight", "Requests of service_tier `flex` that are held open now.")
 online_ttft_seconds = Histogram(
     "nightbatch_online_ttft_seconds",
-    "Seconds from an online request's body to the first frame of its stream.",
+    "Seconds from an online request's body to the first token of its stream.",
     ["endpoint"],
     buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+online_itl_seconds = Histogram(
+    "nightbatch_online_itl_seconds",
+    "Seconds between two tokens of an online request's stream.",
+    ["endpoint"],
+    buckets=(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.5, 1, 2.5, 5),
 )
 
 

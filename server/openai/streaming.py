@@ -19,6 +19,7 @@ from server.disconnect import unless_gone
 from server.openai.dispatch import try_engines
 from server.openai.online_call import OnlineCall
 from server.openai.service_tier import stamped_frame
+from server.openai.token_times import TokenTimes
 
 log = logging.getLogger("nightbatch.online")
 
@@ -55,16 +56,20 @@ class EventStream(Response):
     async def _forward(self, engine: Engine, number: int, send: Send) -> EngineResult | None:
         """Pass the frames on. Returns the engine's refusal; raises EngineError only while nothing has been sent."""
         begun = False
+        times = self._times(engine)
         frames = cast("AsyncGenerator[bytes, None]", engine.stream(self._call.request(number)))
         try:
             async with aclosing(frames):
                 async for frame in frames:
+                    if times is not None:
+                        times.came(frame)
                     if not begun:
                         begun = True
-                        self._observe_ttft()
                         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
                     stamped = stamped_frame(frame, self._call.service_tier)
                     await send({"type": "http.response.body", "body": stamped, "more_body": True})
+                    if times is not None:
+                        times.sent()
         except StreamRejected as refusal:
             return refusal.result
         except EngineError as error:
@@ -77,9 +82,13 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return None
 
-    def _observe_ttft(self) -> None:
-        if not self._call.flex:  # it waits for others on purpose
-            metrics.online_ttft_seconds.labels(self._call.endpoint).observe(time.perf_counter() - self._started)
+    def _times(self, engine: Engine) -> TokenTimes | None:
+        """None for what waits for others on purpose, and for several answers in one stream."""
+        call = self._call
+        if call.flex or call.sub_requests > 1:
+            return None
+        meter = self._api.registry.meter
+        return TokenTimes(meter, engine=engine.name, endpoint=call.endpoint, started=self._started)
 
 
 def answer(result: EngineResult) -> Response:
