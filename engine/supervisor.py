@@ -34,6 +34,9 @@ from engine.start_times import StartTimes
 
 log = logging.getLogger(__name__)
 
+BLOCKED_REASON_EVERY = 4
+"""Of so many looks at who holds the memory one is told: about every minute."""
+
 
 class Supervised:
     """An engine around an engine. `start` returns at once; whether it worked is in `status`.
@@ -203,8 +206,8 @@ class Supervised:
                 begun_at = self._monotonic()
                 await self.engine.start()
             except EngineBlocked as error:
+                self._say_blocked(str(error), refusals)
                 refusals += 1
-                self._say_blocked(str(error), first=refusals == 1)
                 await asyncio.sleep(delay_seconds(self._blocked_policy, refusals, self._chance()))
                 continue
             except EngineError as error:
@@ -217,10 +220,13 @@ class Supervised:
             self._set(EngineState.READY)
             return None
 
-    def _say_blocked(self, reason: str, *, first: bool) -> None:
-        if first:  # who holds the memory may change with every look; the status always has the last answer
+    def _say_blocked(self, reason: str, refusals: int) -> None:
+        """Figures change with every look, and each new reason is written to the batches that wait for it: not too
+        often."""
+        if refusals == 0:
             log.warning("engine %s waits: %s", self.name, reason, extra={"engine": self.name})
-        self._set(EngineState.STARTING, reason=reason)
+        if refusals % BLOCKED_REASON_EVERY == 0:
+            self._set(EngineState.STARTING, reason=reason)
 
     async def _watch_until_dead(self) -> str:
         while self.engine.status().state is EngineState.READY:
