@@ -35,9 +35,12 @@ class Hold:
     tiers: Mapping[str, TierTerms] = field(default_factory=dict)
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
 
-    def holds(self, tier: str) -> bool:
+    def holds(self, tier: str, *, busy: bool = False) -> bool:
+        """`busy`: whether it is not the clock that is asked, but somebody says to wait. Only a tier's own right to
+        `fill` stands against that."""
         right = self.tiers.get(tier, DEFAULT_TERMS).outside
-        return (self.outside if right is Outside.INHERIT else right) is Outside.HOLD
+        inherited = Outside.HOLD if busy else self.outside
+        return (inherited if right is Outside.INHERIT else right) is Outside.HOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ class _Peak:
     peak_share: float
     busy: str | None
 
+    def holds(self, job: Job) -> bool:
+        return self.hold.holds(job.tier, busy=self.busy is not None)
+
 
 def waits(
     batches: Iterable[BatchRecord],
@@ -67,9 +73,10 @@ def waits(
     *,
     now: float,
     seconds_per_line: Mapping[ModelKey, float],
+    busy: str | None = None,
 ) -> dict[str, str]:
     """The batches that must not run now, each with the reason for people. `hold` None: any hour is as good."""
-    return dict(holding(batches, hold, now=now, seconds_per_line=seconds_per_line).waits)
+    return dict(holding(batches, hold, now=now, seconds_per_line=seconds_per_line, busy=busy).waits)
 
 
 def holding(
@@ -128,7 +135,7 @@ def _divide(
 ) -> None:
     """Into those that wait and those that cannot. Late ones run: waiting longer would only make them later."""
     hold = peak.hold
-    holders = [job for job in pool if hold.holds(job.tier) and peak.now < batches[job.batch_id].expires_at]
+    holders = [job for job in pool if peak.holds(job) and peak.now < batches[job.batch_id].expires_at]
     if not holders:
         return
     short = _first_short(pool, batches, peak)
@@ -149,7 +156,7 @@ def _first_short(pool: Sequence[Job], batches: Mapping[str, BatchRecord], peak: 
         return max(pool, key=lambda job: job.due_at)
     filled = 0.0 if peak.opens_at is None else (peak.opens_at - peak.now) * peak.peak_share
     for job in sorted(pool, key=lambda job: job.due_at):
-        if hold.holds(job.tier):
+        if peak.holds(job):
             work += job.work_known
         else:  # runs now, as far as the peak hours go
             done = min(filled, job.work_known)
@@ -157,7 +164,7 @@ def _first_short(pool: Sequence[Job], batches: Mapping[str, BatchRecord], peak: 
             work += job.work_known - done
         steady = STEADY if batches[job.batch_id].paused_at is None else 1.0
         needed = (work * hold.work_margin + hold.reserve_seconds) * steady
-        if peak.capacity.off_peak_seconds(job.due_at) < needed and hold.holds(job.tier):
+        if peak.capacity.off_peak_seconds(job.due_at) < needed and peak.holds(job):
             return job
     return None
 
