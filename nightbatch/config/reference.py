@@ -24,6 +24,7 @@ from nightbatch.config.sections import (
     TenantConfig,
     TierConfig,
 )
+from nightbatch.config.signal import SignalConfig
 from nightbatch.config.slo import SloConfig
 from nightbatch.config.windows import OffPeakConfig, WindowsSection
 
@@ -50,6 +51,11 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
     ),
     ("`[windows]`", WindowsSection, "Off-peak hours. [Scheduling](scheduling.md) shows them at work."),
     ("`[[windows.off_peak]]`", OffPeakConfig, "One table for each window. Those that overlap are one."),
+    (
+        "`[windows.signal]`",
+        SignalConfig,
+        "A URL or a file that says when batches should wait, whatever the clock says. [Scheduling](scheduling.md).",
+    ),
     ("`[[webhooks]]`", WebhookConfig, "URLs that hear of batches that end. [Webhooks](webhooks.md)."),
     ("`[events]`", EventsSection, ""),
     ("`[[tenants]]`", TenantConfig, "None: everyone is one tenant and no API key is asked for."),

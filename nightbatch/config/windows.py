@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nightbatch.config.signal import SignalConfig
 from scheduler.facts.windows import DAY_NAMES, Calendar, Window, window_days
 
 END_OF_DAY = "24:00"
@@ -52,6 +53,7 @@ class WindowsSection(BaseModel):
     )
     holidays: tuple[date, ...] = Field((), description="dates that are off-peak all day")
     off_peak: tuple[OffPeakConfig, ...] = Field((), max_length=64, description="the windows, see below")
+    signal: SignalConfig | None = Field(None, description="what says from outside that batches should wait, see below")
 
     @field_validator("timezone")
     @classmethod

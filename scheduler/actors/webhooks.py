@@ -160,11 +160,11 @@ async def _refusal(answer: aiohttp.ClientResponse) -> str:
     )
 
 
-def public_socket(address: AddrInfoType) -> socket.socket:
+def public_socket(address: AddrInfoType, what: str = "this webhook") -> socket.socket:
     """A socket for an address that is about to be connected to, if it is a public one. Names were looked up before: one
     that leads elsewhere a moment later gains nothing."""
     family, kind, protocol, _, place = address
     refusal = address_refusal(str(place[0]))
     if refusal is not None:
-        raise OSError(errno.EACCES, f"{refusal}: set allow_private = true for this webhook if that is meant")
+        raise OSError(errno.EACCES, f"{refusal}: set allow_private = true for {what} if that is meant")
     return socket.socket(family, kind, protocol)
