@@ -15,9 +15,11 @@ from engine.registry import Registry
 from nightbatch.config import Config, ConfigError
 from nightbatch.config.notifying import WebhookConfig
 from nightbatch.engines import Fleet, build_fleet
+from nightbatch.outside_signal import outside_signal
 from scheduler.actors.hook import CommandTarget
 from scheduler.actors.notifier import Target
 from scheduler.actors.webhooks import WebhookSettings, WebhookTarget
+from scheduler.facts.tiers import Outside
 from scheduler.loop import Scheduler
 from scheduler.policy import limits
 from scheduler.policy.delivering import secret_problem
@@ -69,6 +71,7 @@ async def compose(
             monotonic=monotonic,
             holder=f"{socket.gethostname()}:{os.getpid()}:{int(now() * 1000)}",
             hold=hold(config),
+            signal=outside_signal(config.windows, environment, now),
             targets=targets(config, environment, now),
         )
         registry.on_change(scheduler.wake)
@@ -127,10 +130,15 @@ def scheduler_settings(config: Config) -> SchedulerSettings:
 
 
 def hold(config: Config) -> Hold | None:
-    if config.windows.outside != "hold":
+    if config.windows.outside != "hold" and config.windows.signal is None:
         return None
     settings = scheduler_settings(config)
-    return Hold(config.windows.calendar(), settings.hold_work_margin, settings.hold_reserve_seconds)
+    return Hold(
+        config.windows.calendar(),
+        settings.hold_work_margin,
+        settings.hold_reserve_seconds,
+        outside=Outside(config.windows.outside),
+    )
 
 
 def targets(config: Config, environment: Mapping[str, str], now: Callable[[], float]) -> list[Target]:

@@ -21,6 +21,7 @@ from scheduler.actors.notifier import Notifier, Target
 from scheduler.actors.pacing import Pacing
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
+from scheduler.actors.signal import Signal
 from scheduler.actors.waking import attempt, repeat, sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
@@ -56,12 +57,15 @@ class Scheduler:
         monotonic: Callable[[], float] = time.monotonic,
         holder: str,
         hold: Hold | None = None,
+        signal: Signal | None = None,
         targets: Sequence[Target] = (),
     ) -> None:
-        """`hold` None: batches run at any hour. `targets` hear of batches that end; they are closed with the loop."""
+        """`hold` None: batches run at any hour, also while `signal` says to wait.
+        `targets` hear of batches that end; they are closed with the loop."""
         self._store = store
         self._settings = settings
         self._hold = hold
+        self._signal = signal
         self._now = now
         self._monotonic = monotonic
         self._limits = Limits(
@@ -127,6 +131,9 @@ class Scheduler:
                 asyncio.create_task(repeat(settings.notify_seconds, self._notifier.look, at_once=True), name="notify"),
                 asyncio.create_task(repeat(settings.reap_seconds, self._notifier.forget), name="forget events"),
             ]
+            if self._signal is not None:
+                looking = repeat(self._signal.every_seconds, self._look_outside, at_once=True)
+                loops.append(asyncio.create_task(looking, name="signal"))
             await self._stop.wait()
         finally:
             await self._shut(loops)
@@ -147,6 +154,8 @@ class Scheduler:
             await asyncio.wait(loops)
         await self._jobs.stop()
         await self._notifier.close()
+        if self._signal is not None:
+            await self._signal.close()
         await self._dispatcher.drain(0)
         await self._keeper.close()
         await self._recorder.close()
@@ -170,7 +179,10 @@ class Scheduler:
             del self._hopeless[batch_id]
         self._jobs.forget(frozenset(self._batches))
         running = [b for b in batches if b.status is BatchStatus.IN_PROGRESS and b.id not in self._hopeless]
-        waiting = waits(running, self._hold, now=self._now(), seconds_per_line=self._watch.seconds_per_line())
+        busy = None if self._signal is None else self._signal.reason()
+        waiting = waits(
+            running, self._hold, now=self._now(), seconds_per_line=self._watch.seconds_per_line(), busy=busy
+        )
         self._keeper.keep_only({batch.id for batch in running} - waiting.keys())
         if self._keeper.stopping:
             return
@@ -254,6 +266,10 @@ class Scheduler:
         await self._keeper.report()
         await self._pacing.report(list(self._batches.values()))
         await self._notifier.report()
+
+    async def _look_outside(self) -> None:
+        if self._signal is not None and await self._signal.look():
+            self.wake()
 
     async def _measure_disk(self) -> None:
         if await self._watch.measure_disk():
