@@ -43,7 +43,8 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(api: ApiDep) -> Response:
-    """503 with reasons while the store cannot be written or a model has no engine that is ready."""
+    """503 with reasons while the store cannot be written or a model has no engine that is ready. A model that is away
+    by the clock or by turn is as it should be."""
     reasons = [*api.not_ready(), *await asyncio.to_thread(_store_reasons, api.store.folder), *_model_reasons(api)]
     report = Readiness(status="not ready" if reasons else "ready", reasons=reasons, engines=_engines(api))
     return Response(report.model_dump_json(), status_code=503 if reasons else 200, media_type="application/json")
@@ -69,7 +70,8 @@ def _model_reasons(api: Api) -> list[str]:
     if not models:
         causes = [status.reason for status in (engine.status() for engine in api.registry.engines()) if status.reason]
         return ["no model is served" + (f": {'; '.join(causes)}" if causes else "")]
-    outages = ((model.id, api.registry.outage(model.id, model.revision)) for model in models)
+    expected = [model for model in models if api.registry.absence(model.id, model.revision) is None]
+    outages = ((model.id, api.registry.outage(model.id, model.revision)) for model in expected)
     return [f"model {name}: {outage}" for name, outage in outages if outage is not None]
 
 

@@ -90,11 +90,17 @@ def _overloaded(api: Api, call: OnlineCall, error: EngineOverloaded) -> ApiError
 
 
 def _unavailable(api: Api, call: OnlineCall, error: EngineUnavailable | None) -> ApiError:
-    reason = api.registry.outage(call.model.id, call.model.revision) or (error.reason if error else "no engine is free")
+    registry, model, revision = api.registry, call.model.id, call.model.revision
+    reason = registry.outage(model, revision) or (error.reason if error else "no engine is free")
+    absence = registry.absence(model, revision)
+    if absence is not None:
+        reason = f"it is away ({absence.reason})" if absence.reason else "it is away"
+    ready_at, now = registry.ready_at(model, revision), api.now()
+    seconds = ready_at - now if ready_at is not None and ready_at > now else api.settings.retry_after_seconds
     return ApiError(
         503,
-        f"The model '{call.model.id}' cannot answer now: {reason}.",
+        f"The model '{model}' cannot answer now: {reason}.",
         type=SERVER_ERROR,
         code="engine_unavailable",
-        headers=retry_after(api.settings.retry_after_seconds),
+        headers=retry_after(seconds),
     )
