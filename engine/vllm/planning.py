@@ -105,8 +105,10 @@ def _room(device: Device, wanted: Sequence[Wanted], company: Collection[str]) ->
     if not any(each.led and each.name in company for each in wanted):
         return device
     asleep = sum(each.sleep_level is not None and each.name not in company for each in wanted)
-    kept = asleep * memory.CUDA_ASLEEP_BYTES if device.kind == "cuda" else 0
-    return replace(device, free_bytes=device.total_bytes - kept)
+    if asleep and device.kind == "cuda":
+        usable_bytes = int(device.total_bytes * memory.CUDA_SHARE_MAX)
+        return replace(device, free_bytes=usable_bytes - asleep * memory.CUDA_ASLEEP_BYTES)
+    return replace(device, free_bytes=device.total_bytes)
 
 
 def _and(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -114,3 +115,53 @@ def test_this_machine_has_cores_and_memory() -> None:
     assert read_cores()
     memory = read_cpu_memory()
     assert 0 < memory.free_bytes <= memory.total_bytes
+
+
+NIGHT = Wanted("night", "n", "", device="cuda:0", led=True, apart=frozenset({"day"}))
+DAY = Wanted("day", "d", "", device="cuda:0", led=True, apart=frozenset({"night"}))
+
+
+def test_models_that_never_meet_each_get_the_device_to_themselves(model: str) -> None:
+    alone = on_cards(Wanted("night", "n", model, device="cuda:0")).specs[0]
+    night, day = on_cards(replace(NIGHT, source=model), replace(DAY, source=model)).specs
+    assert night.kv_cache_bytes == day.kv_cache_bytes
+    assert alone.kv_cache_bytes is not None
+    assert night.kv_cache_bytes is not None
+    assert night.kv_cache_bytes >= alone.kv_cache_bytes * 0.98
+
+
+def test_what_is_always_there_shares_with_each_of_them_and_the_plan_says_so(model: str) -> None:
+    always = Wanted("both", "b", model, device="cuda:0")
+    planned = on_cards(replace(NIGHT, source=model), replace(DAY, source=model), always)
+    assert [line for line in planned.lines if line.startswith("while")] == [
+        "while night and both are there:",
+        "while day and both are there:",
+    ]
+    caches = [spec.kv_cache_bytes or 0 for spec in planned.specs]
+    assert max(caches) - min(caches) < GIB
+    assert sum(caches) < 1.6 * 80 * GIB
+
+
+def test_the_hours_of_a_led_model_are_not_planned_by_what_is_free_now(model: str) -> None:
+    full = [Device("cuda:0", "cuda", 80 * GIB, GIB)]
+    with pytest.raises(MemoryRefused):
+        plan([replace(DAY, source=model, led=False)], cpu=CPU, cards=full, cores=CORES, cuda=True)
+    (spec,) = plan([replace(DAY, source=model)], cpu=CPU, cards=full, cores=CORES, cuda=True).specs
+    assert spec.memory_bytes is not None
+    assert spec.memory_bytes > GIB
+
+
+def test_an_engine_that_sleeps_keeps_a_little_of_its_card(model: str) -> None:
+    stops = on_cards(replace(NIGHT, source=model), replace(DAY, source=model)).specs
+    sleeps = on_cards(replace(NIGHT, source=model, sleep_level=1), replace(DAY, source=model)).specs
+    assert sleeps[0].sleep_level == 1
+    assert sleeps[0].kv_cache_bytes == stops[0].kv_cache_bytes
+    assert (sleeps[1].kv_cache_bytes or 0) < (stops[1].kv_cache_bytes or 0)
+
+
+def test_the_memory_that_is_planned_is_what_a_start_asks_for(model: str) -> None:
+    (spec,) = on_cpu(Wanted("chat", "m", model)).specs
+    assert spec.memory_bytes is not None
+    assert 3 * GIB <= spec.memory_bytes < 4 * GIB
+    (unknown,) = on_cpu(Wanted("chat", "m", "someone/not-downloaded")).specs
+    assert unknown.memory_bytes is None
