@@ -46,16 +46,19 @@ class StatusBoard:
 
 
 class InFlight:
-    """Counts sequences in flight, and lets a drain wait until there are none."""
+    """Counts sequences in flight, and lets a drain wait until there are none. `highest` is the most at once since
+    someone last set it."""
 
     def __init__(self) -> None:
         self.sequences = 0
+        self.highest = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def counted(self, sequences: int) -> Iterator[None]:
         self.sequences += sequences
+        self.highest = max(self.highest, self.sequences)
         self._idle.clear()
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,10 @@ from engine.remote.discovery import UnreadableModels, learn_models, needs_paths,
 from engine.remote.outcomes import KEY_STATUSES, SUSPICIOUS_STATUSES, judge
 from engine.remote.settings import RemoteLimits
 from engine.remote.upstream import CLIENT_ERRORS, AnswerTooLong, ProbeFailed, Upstream, frames_of, unavailable
+from engine.remote.upstream_load import UpstreamLoad, read_load
 from engine.status import InFlight, StatusBoard
+
+log = logging.getLogger(__name__)
 
 
 class InvalidRequest(Exception):
@@ -74,6 +78,8 @@ class RemoteEngine:
         self._board = StatusBoard(now)
         self._upstream: Upstream | None = None
         self._prober: asyncio.Task[None] | None = None
+        self._meter: asyncio.Task[None] | None = None
+        self._load = UpstreamLoad()
         self._suspect = asyncio.Event()
         self._inflight = InFlight()
         self._draining = False
@@ -93,7 +99,7 @@ class RemoteEngine:
         return self._board.current
 
     def load(self) -> EngineLoad:
-        return EngineLoad(running=self._inflight.sequences)
+        return self._load.load(self._inflight.sequences)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         self._board.on_change(callback)
@@ -102,7 +108,7 @@ class RemoteEngine:
         if self._board.shows(EngineState.STARTING, EngineState.READY):
             return
         self._board.change(EngineState.STARTING)
-        await self._end_prober()
+        await self._end_tasks()
         await self._disconnect()
         upstream = Upstream(self._url, self._api_key, self._limits)
         try:
@@ -122,13 +128,14 @@ class RemoteEngine:
         self._draining = False
         self._suspect.clear()
         self._prober = asyncio.create_task(self._probe_on(upstream), name=f"probe upstream {self._name}")
+        self._meter = asyncio.create_task(self._measure_on(upstream), name=f"measure upstream {self._name}")
         self._board.change(EngineState.READY)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
         self._draining = True
         await self._inflight.drain(drain_seconds)
         self._board.change(EngineState.STOPPED)
-        await self._end_prober()
+        await self._end_tasks()
         await self._disconnect()
 
     async def generate(self, request: EngineRequest) -> EngineResult:
@@ -255,11 +262,40 @@ class RemoteEngine:
         if upstream is not None:
             await upstream.close()
 
-    async def _end_prober(self) -> None:
-        prober, self._prober = self._prober, None
-        if prober is not None:
-            prober.cancel()
-            await asyncio.gather(prober, return_exceptions=True)
+    async def _measure_on(self, upstream: Upstream) -> None:
+        """Look at the upstream's load until it is dead: others use it too, and batch work yields to them."""
+        limits = self._limits
+        tells = True
+        while True:
+            self._inflight.highest = self._inflight.sequences
+            try:
+                reading = read_load(await upstream.metrics())
+            except (*CLIENT_ERRORS, RuntimeError):  # how aiohttp says that the session is closed
+                self._load.unseen()
+                await asyncio.sleep(limits.probe_every_seconds)
+                continue
+            if reading is None:
+                self._load.unseen()
+                if tells:
+                    log.info(
+                        "upstream %s tells no load at %s/metrics: requests that do not pass through here are not seen",
+                        self._name,
+                        upstream.root,
+                    )
+                tells = False
+                await asyncio.sleep(limits.metrics_again_seconds)
+                continue
+            self._load.seen(reading, ours_max=self._inflight.highest)
+            is_busy = reading.requests or self._inflight.sequences
+            await asyncio.sleep(limits.metrics_every_seconds * (1 if is_busy else 2))
+
+    async def _end_tasks(self) -> None:
+        tasks = [task for task in (self._prober, self._meter) if task is not None]
+        self._prober = self._meter = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._load.unseen()
 
     async def _fail_start(self, upstream: Upstream, cause: str) -> None:
         await upstream.close()

@@ -76,7 +76,9 @@ class Upstream:
     async def metrics(self) -> str:
         timeout = aiohttp.ClientTimeout(total=self._limits.metrics_seconds_max)
         async with self._session.get(self.root + "/metrics", timeout=timeout) as response:
-            return await response.text() if response.status == HTTPStatus.OK else ""
+            if response.status != HTTPStatus.OK:
+                return ""
+            return (await _read_bounded(response, self._limits.metrics_bytes_max)).decode(errors="replace")
 
     async def post(self, path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         async with self._open(path, body) as response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,9 @@ Governor = Callable[[Signs], Allowance]
 
 FELT_SECONDS = 5.0
 STEADY = 0.25
-"""Two looks at an engine whose counts of running requests differ by less than this part saw one state of it."""
+STEADY_SECONDS = 1.5
+"""Step times are means over a while: they belong to a count of running requests that changed by no more than this part
+for so long."""
 
 
 @dataclass(slots=True)
@@ -34,7 +37,16 @@ class Watched:
     fit: StepFit = field(default_factory=StepFit)
     load: EngineLoad = field(default_factory=EngineLoad)
     at: float | None = None
+    running: deque[tuple[float, int]] = field(default_factory=deque)
     stress: float | None = None
+
+    def is_steady(self, running: int, now: float) -> bool:
+        """About so many have been running for a while."""
+        while self.running and self.running[0][0] < now - STEADY_SECONDS:
+            self.running.popleft()
+        is_long = bool(self.running) and self.running[0][0] <= now - STEADY_SECONDS / 2
+        self.running.append((now, running))
+        return is_long and all(abs(seen - running) <= max(1.0, STEADY * running) for _, seen in self.running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +141,8 @@ class Throttle:
             desk.credit.earn(desk.inflight.requests, now - watched.at, self.settings.take_back)
         watched.at = now
         before, watched.load = watched.load, load
-        is_steady = abs(load.running - before.running) <= max(1.0, STEADY * load.running)
-        if load != before and is_steady and not self._is_disturbed(engine):
+        is_steady = watched.is_steady(load.running, now)
+        if load.step_ms != before.step_ms and is_steady and not self._is_disturbed(engine):
             watched.fit = watched.fit.seen(load.running, load.step_ms, now=now)
 
     def _is_disturbed(self, engine: Engine) -> bool:

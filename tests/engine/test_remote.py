@@ -21,6 +21,7 @@ from engine.protocol import (
     EMBEDDINGS,
     GENERATE_ENDPOINTS,
     POOLING_ENDPOINTS,
+    EngineLoad,
     EngineOverloaded,
     EngineRequest,
     EngineStartError,
@@ -42,6 +43,8 @@ BACKOFF = BackoffPolicy(first_seconds=0.01, longest_seconds=0.02)
 QUICK = RemoteLimits(probe_every_seconds=0.05, probe_seconds_max=0.2, probe_failures_max=2)
 CHAT_MODEL = "simulated-cpu-135m"
 CARD = {"id": "m", "object": "model", "created": 1, "owned_by": "vllm", "root": "org/m", "max_model_len": 8_192}
+
+ANSWER = {"object": "chat.completion", "choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
 
 
 def chat(number: int = 0, model: str = CHAT_MODEL, **fields: Any) -> EngineRequest:
@@ -111,6 +114,7 @@ def test_retry_after_is_bounded(header: str | None, seconds: float) -> None:
 class Site:
     listed: list[dict[str, Any]]
     health: int = 200
+    metrics: str | None = None
     url: str = ""
 
 
@@ -130,6 +134,11 @@ async def server(generate: Handler) -> AsyncIterator[Site]:
         return web.Response(status=site.health)
 
     app.router.add_get("/v1/models", list_models)
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(status=404) if site.metrics is None else web.Response(text=site.metrics)
+
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/health", health)
     app.router.add_post(CHAT_COMPLETIONS, generate)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
@@ -232,6 +241,38 @@ async def test_an_answer_beyond_the_limit_is_refused() -> None:
     async with server(endless) as site, remote(site.url, limits=limits) as engine:
         with pytest.raises(EngineUnavailable, match="answer_bytes_max"):
             await engine.generate(chat(model="m"))
+
+
+async def test_requests_that_others_send_to_an_upstream_are_seen_in_its_metrics() -> None:
+    limits = RemoteLimits(metrics_every_seconds=0.02)
+    answer = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await answer.wait()
+        return web.json_response(ANSWER)
+
+    async with server(slow) as site:
+        site.metrics = 'vllm:num_requests_running{engine="0"} 5\nvllm:num_requests_waiting{engine="0"} 1\n'
+        async with remote(site.url, limits=limits) as engine:
+            await until(lambda: engine.load().elsewhere == 6)
+            ours = asyncio.create_task(engine.generate(chat(model="m")))
+            await until(lambda: engine.load().elsewhere == 5)
+            assert (engine.load().running, engine.load().waiting) == (5, 1)
+            answer.set()
+            await ours
+            site.metrics = "vllm:num_requests_running 0\n"
+            await until(lambda: engine.load() == EngineLoad())
+
+
+async def test_an_upstream_that_tells_no_load_shows_what_we_sent(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(ANSWER)
+
+    with caplog.at_level("INFO", logger="engine.remote"):
+        async with server(answer) as site, remote(site.url) as engine:
+            await until(lambda: "tells no load" in caplog.text)
+            assert engine.load() == EngineLoad()
+            assert (await engine.generate(chat(model="m"))).ok
 
 
 async def test_priority_goes_along_only_when_asked_for() -> None:
