@@ -19,7 +19,7 @@ from benchmarks import client, examples
 from benchmarks.form import CouldNotMeasure
 from benchmarks.online_trace import DATA
 
-BANKING, MATHS, DOCUMENTS = 30, 16, 4
+BANKING, MATHS, DOCUMENTS = 20, 18, 2
 """Lines of each kind in a batch."""
 
 MATHS_TOKENS, DOCUMENT_TOKENS = 128, 64

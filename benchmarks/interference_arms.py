@@ -32,6 +32,11 @@ class Setting:
     is_fcfs: bool = False
     cap: Cap = "none"
 
+    @property
+    def bounds_steps(self) -> bool:
+        """Whether the engine itself puts online requests first, inside its steps."""
+        return self.orders.mode is Mode.ONLINE_FIRST
+
     def facts(self) -> dict[str, Plain]:
         known: dict[str, Plain] = {
             "mode": "fcfs" if self.is_fcfs else self.orders.mode.name.lower(),
@@ -40,7 +45,7 @@ class Setting:
             "beside": self.beside,
             "cap": self.cap,
         }
-        if self.orders.mode is Mode.ONLINE_FIRST and self.beside == "batch":
+        if self.bounds_steps and self.beside == "batch":
             known |= {key: value for key, value in asdict(self.orders).items() if key not in ("mode", "is_paused")}
         return known
 
@@ -71,8 +76,15 @@ ARMS: Mapping[str, Setting] = {
 """In this order a round passes through them: those with caps stand together, since filling and emptying an engine takes
 its time."""
 
+SHARE_OF: Mapping[str, str] = {"embeddings": "embeddings_alone", "transfers": "transfers_alone"}
+"""Where the chat engine's batch is held: the arm of which the other work's rate is a share."""
+
 NEEDED = ("online_alone", "batch_alone")
-QUICK = (*NEEDED, "online_first", "online_first_tight")
+QUICK = (
+    *NEEDED,
+    *("online_first", "online_first_tight", "feedback_cap", "other_engine", "embeddings_alone"),
+    *("with_upload", "transfers_alone"),
+)
 
 
 def chosen(names: str, *, quick: bool, changes: Sequence[str] = ()) -> dict[str, Setting]:
@@ -89,7 +101,9 @@ def chosen(names: str, *, quick: bool, changes: Sequence[str] = ()) -> dict[str,
     if unknown := [name for name in wanted if name not in arms]:
         raise CouldNotMeasure(f"no arm {', '.join(unknown)}; there are {', '.join(arms)}")
     made = [change.partition(":")[0] for change in changes]
-    return {name: arm for name, arm in arms.items() if name in {*wanted, *NEEDED, *made}}
+    named = {*wanted, *NEEDED, *made}
+    named |= {SHARE_OF[arms[name].beside] for name in named if arms[name].beside in SHARE_OF}
+    return {name: arm for name, arm in arms.items() if name in named}
 
 
 def _changed(arms: Mapping[str, Setting], name: str, assignments: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Window:
     present_seconds: float = 0.0
     batch_output: int = 0
     batch_prompt: int = 0
-    embeddings: float = 0.0
+    embedded_tokens: int = 0
     moved_mib: float = 0.0
     step_ms: Sequence[float] = field(default_factory=tuple)
     running: float = 0.0
@@ -147,7 +147,8 @@ def ratios(arm: str, windows: Sequence[Window], alone: Sequence[Window]) -> dict
 
 
 def rate(windows: Sequence[Window], amount: Callable[[Window], float]) -> float:
-    return sum(map(amount, windows)) / sum(one.seconds for one in windows)
+    seconds = sum(one.seconds for one in windows)
+    return sum(map(amount, windows)) / seconds if seconds else 0.0
 
 
 def rate_figure(windows: Sequence[Window], amount: Callable[[Window], float], unit: str) -> Figure:
@@ -174,9 +175,11 @@ def output_tokens(window: Window) -> float:
 
 
 def all_tokens(window: Window) -> float:
+    """What the engine worked on: prompt tokens that no cache had, and output tokens. Output alone tells more of what
+    was resident when a window began than of the policy."""
     return window.batch_output + window.batch_prompt
 
 
 def better(windows: Mapping[str, Sequence[Window]], names: Sequence[str]) -> str:
-    """The ceiling: the arm of those that were run which generated most."""
-    return max((name for name in names if name in windows), key=lambda name: rate(windows[name], output_tokens))
+    """The ceiling: the arm of those that were run which got most done."""
+    return max((name for name in names if name in windows), key=lambda name: rate(windows[name], all_tokens))

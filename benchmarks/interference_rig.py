@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import step_log
+from benchmarks import interference_server, step_log
 from benchmarks.form import CouldNotMeasure
 from benchmarks.interference_arms import Setting
 from benchmarks.interference_figures import Window, window_of
@@ -28,8 +28,6 @@ LOAD_START_SECONDS = 1.5
 
 ALONE_REQUESTS, ALONE_TOKENS, ALONE_GAP_SECONDS = 16, 16, 0.3
 SETTLE_POLL_SECONDS = 0.2
-FULL_SHARE = 0.9
-"""An engine counts as full when this share of its slots is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +38,15 @@ class Answered:
     cpu_seconds: float
 
 
-class Rig:
-    """A running server, its channel, its step log and the texts to ask. Requests are numbered, so that no prompt of one
-    window is found in the prefix cache by another."""
+class Steps:
+    """The step log of one engine. Windows are asked for in order: what is older than one is not read again."""
 
-    def __init__(self, server: ServerProcess, steps: Path, scratch: Path, model: str, texts: Sequence[str]) -> None:
-        self._server = server
-        self._steps = steps
-        self._scratch = scratch
-        self._model = model
-        self._texts = texts
-        self._asked = 0
-        self._loads = 0
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._read = 0
-        self.channel = _open_channel(server.data_folder / "engines")
-        self.load_cpu_seconds = 0.0
 
-    def apply(self, setting: Setting) -> None:
-        step_log.write_knobs(self._steps, Knobs(setting.step_tokens, setting.is_fcfs))
-        self.channel.give(setting.orders)
-
-    def reported(self) -> Report:
-        return self.channel.reported(Report())
-
-    def steps(self, start: float, end: float) -> Sequence[Step]:
-        """Steps of a window; windows are asked for in order, so what is older than one is not read again."""
-        found = step_log.read_steps(self._steps, after=self._read)
+    def between(self, start: float, end: float) -> Sequence[Step]:
+        found = step_log.read_steps(self.folder, after=self._read)
         inside = step_log.between(found, start, end)
         if inside:
             self._read += found.index(inside[0])
@@ -73,12 +54,56 @@ class Rig:
 
     def running(self) -> int:
         """Requests that hold a slot, as of the last step."""
-        found = step_log.read_steps(self._steps, after=self._read)
+        found = step_log.read_steps(self.folder, after=self._read)
         return found[-1].running if found else 0
 
-    def wait_until_full(self, slots: int, seconds_max: float) -> bool:
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """`scratch` is for plans and reports; the others hold what one engine's scheduler class reads and writes."""
+
+    scratch: Path
+    chat: Path
+    embeddings: Path
+    control: Path
+
+    @classmethod
+    def under(cls, scratch: Path) -> Folders:
+        folders = cls(scratch, scratch / "chat", scratch / "embeddings", scratch / "control.sock")
+        for folder in (folders.chat, folders.embeddings):
+            folder.mkdir()
+            step_log.write_knobs(folder, Knobs())
+        return folders
+
+
+class Rig:
+    """A running server, its step logs and the texts to ask. Requests are numbered, so that no prompt of one window is
+    found in the prefix cache by another."""
+
+    def __init__(self, server: ServerProcess, folders: Folders, model: str, texts: Sequence[str]) -> None:
+        self.server = server
+        self.chat = Steps(folders.chat)
+        self.embeddings = Steps(folders.embeddings)
+        self._folders = folders
+        self.scratch = folders.scratch
+        self._model = model
+        self._texts = texts
+        self._asked = 0
+        self._loads = 0
+        self._channel = _open_channel(server.data_folder / "engines")
+        self.load_cpu_seconds = 0.0
+
+    def apply(self, setting: Setting) -> None:
+        step_log.write_knobs(self._folders.chat, Knobs(setting.step_tokens, setting.is_fcfs))
+        interference_server.tell(self._folders.control, setting)
+
+    def reported(self) -> Report:
+        return self._channel.reported(Report())
+
+    def wait_until_running(self, least: float, most: float, seconds_max: float) -> bool:
+        """Until so many requests hold a slot of the chat engine; False when it takes too long."""
         deadline = time.monotonic() + seconds_max
-        while self.running() < FULL_SHARE * slots:
+        while not least <= self.chat.running() <= most:
             if time.monotonic() > deadline:
                 return False
             time.sleep(SETTLE_POLL_SECONDS)
@@ -91,7 +116,7 @@ class Rig:
             time.sleep(max(0.0, start + seconds - time.time()))
         answered = answers()
         end = start + seconds
-        steps = self.steps(start, end)
+        steps = self.chat.between(start, end)
         return window_of(
             answered.sent,
             start,
@@ -100,6 +125,7 @@ class Rig:
             batch_prompt=sum(step.batch_prompt for step in steps),
             step_ms=[step.step_us / 1000 for step in steps],
             running=sum(step.running for step in steps) / max(1, len(steps)),
+            embedded_tokens=sum(step.batch_prompt for step in self.embeddings.between(start, end)),
         )
 
     def alone(self) -> Alone:
@@ -118,11 +144,11 @@ class Rig:
             yield lambda: Answered((), 0.0)
             return
         self._loads += 1
-        plan, output = self._scratch / "plan.json", self._scratch / f"sent-{self._loads}.json"
-        plan.write_text(json.dumps({"url": self._server.url, "start_at": start, "requests": self._bodies(arrivals)}))
+        plan, output = self.scratch / "plan.json", self.scratch / f"sent-{self._loads}.json"
+        plan.write_text(json.dumps({"url": self.server.url, "start_at": start, "requests": self._bodies(arrivals)}))
         child = ChildProcess(
             [*(sys.executable, "-P", "-m", "benchmarks.online_load"), *("--plan", str(plan), "--output", str(output))],
-            folder=self._scratch,
+            folder=self.scratch,
             name="online-load",
         )
         child.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from benchmarks.form import CouldNotMeasure
 
 DATA = Path(__file__).resolve().parent / "data"
 TRACES = {"code": 1, "conv": 16}
-"""What output lengths are divided by: `code` answers briefly as it is, `conv` would keep a small machine busy for seconds
-with each request."""
+"""What output lengths are divided by: `code` answers briefly as it is, `conv` would keep a small machine busy for
+seconds with each request."""
 
 OUTPUT_TOKENS_MIN, OUTPUT_TOKENS_MAX = 4, 64
 STRETCH_MIN, STRETCH_MAX, STRETCH_STEPS = 0.02, 200.0, 600
@@ -72,8 +73,8 @@ def cut(trace: Sequence[Arrival], *, windows: int, seconds: float, stretch: floa
     found = []
     for number in range(windows):
         start = max(0.0, (length - span) * (number + 0.5) / windows)
-        inside = [one for one in trace if start <= one.at < start + span]
-        found.append([Arrival((one.at - start) * stretch, one.output_tokens) for one in inside])
+        first, last = (bisect_left(trace, at, key=lambda one: one.at) for at in (start, start + span))
+        found.append([Arrival((one.at - start) * stretch, one.output_tokens) for one in trace[first:last]])
     return found
 
 

@@ -153,7 +153,9 @@ class ServerProcess(ChildProcess):
         environment: Mapping[str, str] | None = None,
         cores: Collection[int] | None = None,
         ready_seconds_max: float = READY_SECONDS_MAX,
+        program: Sequence[str] = ("nightbatch", "serve"),
     ) -> None:
+        """`program` is a module with its first arguments, which takes the same `--port` and `--data`."""
         self._scratch = tempfile.TemporaryDirectory(prefix="nightbatch-bench-", ignore_cleanup_errors=True)
         folder = Path(self._scratch.name)
         self._port = free_port()
@@ -162,7 +164,7 @@ class ServerProcess(ChildProcess):
         config_path.write_text(config)
         super().__init__(
             [
-                *(sys.executable, "-P", "-m", "nightbatch", "serve"),
+                *(sys.executable, "-P", "-m", *program),
                 *("--port", str(self._port), "--data", str(folder / "data"), *arguments),
             ],
             folder=folder,
