@@ -219,6 +219,16 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class BoundsSteps(Protocol):
+    """An engine that may put online requests first by itself, inside its steps."""
+
+    @property
+    def bounds_steps(self) -> bool:
+        """It does so now: what is in flight for batches need not be bounded for the online requests that it has."""
+        ...
+
+
+@runtime_checkable
 class Sleeper(Protocol):
     """An engine that can give its device's memory back without ending. `start` wakes it."""
 

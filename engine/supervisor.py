@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from engine.backoff import BLOCKED_BACKOFF, ENGINE_BACKOFF, BackoffPolicy, CrashHistory, delay_seconds
 from engine.protocol import (
+    BoundsSteps,
     Engine,
     EngineBlocked,
     EngineError,
@@ -91,6 +92,10 @@ class Supervised:
 
     def load(self) -> EngineLoad:
         return self.engine.load()
+
+    @property
+    def bounds_steps(self) -> bool:
+        return isinstance(self.engine, BoundsSteps) and self.engine.bounds_steps
 
     def status(self) -> EngineStatus:
         inner = self.engine.status()

@@ -30,7 +30,7 @@ from engine.simulated.sequence import SequenceState
 from engine.simulated.text import block_hashes
 from engine.simulated.work import Work, plan_work
 from engine.status import InFlight, StatusBoard
-from engine.vllm.online_first.policy import Orders
+from engine.vllm.online_first.policy import Mode, Orders
 
 
 class SimulatedEngine:
@@ -101,6 +101,10 @@ class SimulatedEngine:
         if self._orders is not None:
             self._orders = orders
             self._player.order(orders)
+
+    @property
+    def bounds_steps(self) -> bool:
+        return self._orders is not None and self._orders.mode is Mode.ONLINE_FIRST
 
     def on_change(self, callback: Callable[[], None]) -> None:
         self._board.on_change(callback)

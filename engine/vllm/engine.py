@@ -131,6 +131,10 @@ class VllmEngine:
         pulse = connection.pulse
         return EngineLoad(pulse.running, pulse.waiting, pulse.kv_use, pulse.step_ms)
 
+    @property
+    def bounds_steps(self) -> bool:
+        return self.online_first is not None and self.online_first.is_active
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """`callback` runs on the event loop at every change of `status`."""
         self._callbacks.append(callback)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.protocol import Engine, EngineLoad, EngineState
+from engine.protocol import BoundsSteps, Engine, EngineLoad, EngineState
 from engine.registry import Registry
 from engine.slo import Slo
 from scheduler import metrics
@@ -65,8 +65,8 @@ class PressureView:
 
 
 class Throttle:
-    """`slos` by engine name; `bounds_steps` says of an engine that it puts online requests first by itself, inside its
-    steps: there only those on other engines of its device matter here. Event loop only."""
+    """`slos` by engine name. Of an engine that puts online requests first by itself, inside its steps, only those on
+    other engines of its device matter here. Event loop only."""
 
     def __init__(
         self,
@@ -75,14 +75,12 @@ class Throttle:
         settings: ThrottleSettings,
         *,
         slos: Mapping[str, Slo] | None = None,
-        bounds_steps: Callable[[str], bool] = lambda _engine: False,
         monotonic: Callable[[], float],
     ) -> None:
         self.settings = settings
         self._registry = registry
         self._dispatcher = dispatcher
         self._slos = dict(slos or {})
-        self._bounds_steps = bounds_steps
         self._monotonic = monotonic
         self._watched: dict[str, Watched] = {}
         self._governors: dict[str, Governor] = {}
@@ -163,7 +161,7 @@ class Throttle:
         governor = self._governors.get(engine.name)
         if governor is not None:
             allowance = governor(signs)
-        elif self._bounds_steps(engine.name) and not signs.beside:
+        elif _bounds_steps(engine) and not signs.beside:
             allowance = FREE
         else:
             watched.pressure = decide(watched.pressure, signs, self.settings.pressure)
@@ -178,7 +176,7 @@ class Throttle:
 
     def _signs(self, engine: Engine, load: EngineLoad, desk: Desk, watched: Watched) -> Signs:
         presence, name = self._registry.presence, engine.name
-        within = 0 if self._bounds_steps(name) else presence.on_engine(name)
+        within = 0 if _bounds_steps(engine) else presence.on_engine(name)
         return Signs(
             now=self._monotonic(),
             online=within,
@@ -199,7 +197,7 @@ class Throttle:
     def _stress(self, engine: Engine, pressure: Pressure) -> float | None:
         """On the engine itself, or, while there are none, on the others of its device."""
         on_engine = self._registry.presence.on_engine
-        if on_engine(engine.name) and not self._bounds_steps(engine.name):
+        if on_engine(engine.name) and not _bounds_steps(engine):
             return self._stress_of(engine, pressure)
         felt = [self._stress_of(other, pressure) for other in self._neighbours(engine) if on_engine(other.name)]
         return max((one for one in felt if one is not None), default=None)
@@ -245,3 +243,7 @@ class Throttle:
             step_ms_target=step_ms_target(watched.fit, self._slo(engine.name), self.settings.pressure),
             reason=REASONS[watched.pressure.phase],
         )
+
+
+def _bounds_steps(engine: Engine) -> bool:
+    return isinstance(engine, BoundsSteps) and engine.bounds_steps

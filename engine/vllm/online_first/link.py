@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from engine.slo import Slo
 from engine.vllm.online_first.channel import Channel, Report
-from engine.vllm.online_first.policy import Orders, orders_for
+from engine.vllm.online_first.policy import Mode, Orders, orders_for
 from engine.vllm.online_first.step_model import ERROR_TRUSTED_MAX, STEPS_TRUSTED_MIN
 
 GAUGES: dict[str, tuple[str, str]] = {
@@ -38,6 +38,11 @@ class Link:
     @property
     def orders(self) -> Orders:
         return self._orders
+
+    @property
+    def is_active(self) -> bool:
+        """The engine's scheduler follows our orders. It reports no step where it left the scheduling to vLLM."""
+        return self._orders.mode is Mode.ONLINE_FIRST and self.report().steps > 0
 
     def open(self) -> Path:
         """The path for the engine's side; orders given before stay in force."""
