@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from engine.registry import Registry
+from engine.slo import Slo
 from scheduler import metrics
+from scheduler.actors.admission import Admission
 from scheduler.actors.dispatcher import Dispatcher
+from scheduler.actors.explainer import Explainer
 from scheduler.actors.finalizer import Finalizer
 from scheduler.actors.held import HeldShard
 from scheduler.actors.inputs import Inputs
@@ -17,16 +20,21 @@ from scheduler.actors.intake import Intake
 from scheduler.actors.jobs import Jobs
 from scheduler.actors.keeper import Keeper
 from scheduler.actors.leases import Leases
+from scheduler.actors.life import EngineLife
+from scheduler.actors.measures import Measures
 from scheduler.actors.notifier import Notifier, Target
 from scheduler.actors.pacing import Pacing
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
 from scheduler.actors.signal import Signal
+from scheduler.actors.throttle import Throttle
 from scheduler.actors.waking import attempt, repeat, sleep_until
 from scheduler.actors.watch import Watch
 from scheduler.facts.deadlines import must_expire, newly_missed
-from scheduler.policy.holding import Hold, waits
-from scheduler.policy.planner import Limits, Plan, plan, wanted_lines
+from scheduler.policy.holding import Hold, holding
+from scheduler.policy.life import Lives, wanted_models
+from scheduler.policy.planner import Limits, Plan, Snapshot, plan, wanted_lines
+from scheduler.policy.terms import Terms
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.records import BatchRecord, BatchStatus, DiskFull
@@ -58,26 +66,41 @@ class Scheduler:
         holder: str,
         hold: Hold | None = None,
         signal: Signal | None = None,
+        terms: Terms | None = None,
         targets: Sequence[Target] = (),
+        lives: Lives = Lives(),  # noqa: B008 (frozen)
+        start_seconds: Callable[[str], float] = lambda _engine: 0.0,
+        slos: Mapping[str, Slo] | None = None,
     ) -> None:
-        """`hold` None: batches run at any hour, also while `signal` says to wait.
-        `targets` hear of batches that end; they are closed with the loop."""
+        """`hold` None: batches run at any hour, also while `signal` says to wait. `terms`: tiers, shares, admission.
+        `targets` hear of batches that end; they are closed with the loop.
+        `lives` are the engines that come and go by this scheduler's word, `start_seconds` what their starts take.
+        `slos`, by engine name, are what online requests were promised."""
         self._store = store
         self._settings = settings
         self._hold = hold
         self._signal = signal
+        self._terms = terms or (Terms() if hold is None else Terms(calendar=hold.calendar))
         self._now = now
         self._monotonic = monotonic
         self._limits = Limits(
             settings.shards_open_max, settings.waiting_multiple, settings.waiting_lines_min, settings.waiting_seconds
         )
         self._inputs = Inputs(store)
-        self._watch = Watch(store, registry, settings)
+        self._measures = Measures(registry, settings, self._inputs, self._terms)
+        self._watch = Watch(store, registry, settings, self._measures, self._terms)
         self._recorder = Recorder(
             store, settings, monotonic=monotonic, on_ended=self._shard_ended, on_blocked=self._shard_blocked
         )
         self._dispatcher = Dispatcher(
             registry, settings, record=self._recorder.record, on_low=self.wake, monotonic=monotonic
+        )
+        self.throttle = Throttle(
+            registry,
+            self._dispatcher,
+            settings.throttle,
+            slos=slos,
+            monotonic=monotonic,
         )
         self._jobs = Jobs(
             settings,
@@ -90,11 +113,15 @@ class Scheduler:
         self._keeper = Keeper(
             registry, settings, self._inputs, leases, self._dispatcher, self._recorder, self._jobs, wake=self.wake
         )
-        self._intake = Intake(store, registry, settings, self._inputs, now=now)
+        admission = Admission(self._measures, self._terms, hold, going=lambda: list(self._batches.values()))
+        self._intake = Intake(store, registry, settings, self._inputs, self._measures, admission, now=now)
         self._finalizer = Finalizer(store, settings, self._inputs, now=now)
+        self._life = EngineLife(registry, lives, now=now, start_seconds=start_seconds)
         self._reaper = Reaper(store, settings, now=now)
         self._notifier = Notifier(store, targets, now=now)
         self._pacing = Pacing(store, now=now, monotonic=monotonic)
+        self._explainer = Explainer(store, registry, pressures=self.throttle.views)
+        self._looked: tuple[Snapshot, Plan] | None = None
         self._batches: dict[str, BatchRecord] = {}
         self._hopeless: dict[str, tuple[Exception, bool]] = {}
         self._counted_at = monotonic()
@@ -124,6 +151,8 @@ class Scheduler:
             await self._notifier.start()
             loops = [
                 asyncio.create_task(self._tick_forever(), name="tick"),
+                asyncio.create_task(self._life.run(), name="engine life"),
+                asyncio.create_task(self.throttle.run(), name="throttle"),
                 asyncio.create_task(repeat(settings.renew_seconds, self._keeper.renew), name="renew"),
                 asyncio.create_task(repeat(settings.report_seconds, self._report), name="report"),
                 asyncio.create_task(repeat(settings.disk_check_seconds, self._measure_disk), name="disk"),
@@ -152,6 +181,7 @@ class Scheduler:
             task.cancel()
         if loops:
             await asyncio.wait(loops)
+        await self._life.close()
         await self._jobs.stop()
         await self._notifier.close()
         if self._signal is not None:
@@ -179,28 +209,40 @@ class Scheduler:
             del self._hopeless[batch_id]
         self._jobs.forget(frozenset(self._batches))
         running = [b for b in batches if b.status is BatchStatus.IN_PROGRESS and b.id not in self._hopeless]
-        busy = None if self._signal is None else self._signal.reason()
-        waiting = waits(
-            running, self._hold, now=self._now(), seconds_per_line=self._watch.seconds_per_line(), busy=busy
+        held = holding(
+            running,
+            self._hold,
+            now=self._now(),
+            seconds_per_line=self._measures.seconds_per_line(),
+            relative_size=self._measures.relative_sizes(running),
+            peak_share=self._measures.peak_share(),
+            busy=None if self._signal is None else self._signal.reason(),
         )
+        waiting = held.waits
         self._keeper.keep_only({batch.id for batch in running} - waiting.keys())
         if self._keeper.stopping:
             return
         shards = await self._watch.shards_of(running)
         with_work = {shard.batch_id for shard in shards}
+        self._measures.settle(running, able=with_work - waiting.keys())
         for batch in batches:
             await self._see_to(batch, is_done=batch.id not in with_work)
         snapshot = self._watch.snapshot(
-            now=self._now(), batches=running, shards=shards, held=self._keeper.views(), waits=waiting
+            now=self._now(), batches=running, shards=shards, held=self._keeper.views(), holding=held
         )
         planned = plan(snapshot, self._limits)
         self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits))
+        for batch_id, shard_no in planned.returns:
+            self._keeper.give_back(batch_id, shard_no)
         for record in planned.leases:
             batch_found = self._batches.get(record.batch_id)
             if batch_found is not None:
                 self._keeper.lease(record, batch_found)
         self._dispatcher.pump()
+        rates = {key.id: seconds for key, seconds in snapshot.seconds_per_line.items()}
+        self._life.want(wanted_models(running, shards, waits=waiting.keys(), now=snapshot.now, seconds_per_line=rates))
         await self._apply_pauses(planned)
+        self._looked = (snapshot, planned)
 
     async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
         """Start the job that moves the batch on, if it is time for one."""
@@ -260,15 +302,25 @@ class Scheduler:
 
     async def _report(self) -> None:
         now = self._monotonic()
-        self._watch.count(self._dispatcher.take_ended(), seconds=now - self._counted_at)
+        self._measures.count(self._dispatcher.take_ended(), seconds=now - self._counted_at, now=self._now())
+        await self._measures.look_at_sizes(
+            [batch for batch in self._batches.values() if batch.status is BatchStatus.IN_PROGRESS]
+        )
         self._counted_at = now
         self._dispatcher.show()
         await self._keeper.report()
         await self._pacing.report(list(self._batches.values()))
+        await self._explain()
         await self._notifier.report()
 
+    async def _explain(self) -> None:
+        if self._looked is None:
+            return
+        batches, inflight = list(self._batches.values()), self._keeper.inflight()
+        await self._explainer.report(batches, *self._looked, inflight=inflight, rescued=self._looked[0].rescued)
+
     async def _look_outside(self) -> None:
-        if self._signal is not None and await self._signal.look():
+        if self._signal is not None and await self._signal.watch():
             self.wake()
 
     async def _measure_disk(self) -> None:

@@ -37,16 +37,23 @@ class Work:
         self._now = now
 
     async def admit(
-        self, batch_id: str, *, shards: Sequence[NewShard], total: int, at: int, invalid_lines: int = 0
+        self,
+        batch_id: str,
+        *,
+        shards: Sequence[NewShard],
+        total: int,
+        at: int,
+        invalid_lines: int = 0,
+        warnings: str | None = None,
     ) -> bool:
         """Start a `validating` batch on its shards; False when it has moved on meanwhile.
 
         The shards cut the execution order without a gap, numbered from 0. `invalid_lines` of the `total` are in no
-        shard: they have their results already and count as failed.
+        shard: they have their results already and count as failed. `warnings` (JSON) is what the client should know.
         """
         _check_cut(batch_id, shards, total - invalid_lines)
         return await self._database.write(
-            lambda connection: _admit(connection, batch_id, shards, total, invalid_lines, at)
+            lambda connection: _admit(connection, batch_id, shards, total, invalid_lines, at, warnings)
         )
 
     async def open_shards(self, *, limit_per_batch: int) -> list[ShardRecord]:
@@ -231,7 +238,13 @@ def _check_cut(batch_id: str, cut: Sequence[NewShard], total: int) -> None:
 
 
 def _admit(
-    connection: Connection, batch_id: str, cut: Sequence[NewShard], total: int, invalid_lines: int, at: int
+    connection: Connection,
+    batch_id: str,
+    cut: Sequence[NewShard],
+    total: int,
+    invalid_lines: int,
+    at: int,
+    warnings: str | None,
 ) -> bool:
     batch = move_batch(
         connection,
@@ -239,7 +252,13 @@ def _admit(
         expected={BatchStatus.VALIDATING},
         to=BatchStatus.IN_PROGRESS,
         at=at,
-        values={"total": total, "completed": 0, "failed": invalid_lines, "invalid_lines": invalid_lines},
+        values={
+            "total": total,
+            "completed": 0,
+            "failed": invalid_lines,
+            "invalid_lines": invalid_lines,
+            "warnings": warnings,
+        },
     )
     if batch is None:
         return False

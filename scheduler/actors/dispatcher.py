@@ -24,7 +24,7 @@ from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.lane import Lane
 from scheduler.actors.outcomes import Outcomes, Record
 from scheduler.actors.slicing import divide
-from scheduler.actors.waiting import Waiting
+from scheduler.actors.waiting import Ended, Waiting
 from scheduler.policy.allowance import Allowance
 from scheduler.policy.packer import slice_size
 from scheduler.policy.planner import ModelKey
@@ -73,7 +73,7 @@ class Dispatcher:
     def rank(self, ranking: Sequence[str], low: Mapping[ModelKey, int]) -> None:
         self._waiting.rank(ranking, low)
 
-    def take_ended(self) -> dict[ModelKey, int]:
+    def take_ended(self) -> dict[ModelKey, Ended]:
         return self._waiting.take_ended()
 
     def show(self) -> None:

@@ -134,7 +134,8 @@ class HeldShard:
         return replace(self.progress(), quality=quality)
 
     def view(self) -> HeldView:
-        return HeldView(self.batch_id, self.shard_no, self.model, len(self.waiting))
+        is_idle = not self.tasks and not self.buffer and not self.sealing
+        return HeldView(self.batch_id, self.shard_no, self.model, len(self.waiting), is_idle)
 
     def log_extra(self) -> dict[str, object]:
         return {"tenant": self.tenant, "batch": self.batch_id, "shard": self.shard_no}

@@ -1,4 +1,5 @@
-"""Turns a `validating` batch into shards, or into a `failed` batch with all of its errors."""
+"""Turns a `validating` batch into shards, or into a `failed` batch: with all of its errors, or with the one reason why
+its deadline cannot be kept."""
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from engine.registry import Registry
 from scheduler import metrics
+from scheduler.actors.admission import Admission
 from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.actors.invalid_lines import write_error_file, write_results
+from scheduler.actors.measures import Measures
 from scheduler.facts.result_files import result_file
+from scheduler.policy.admission import Remark, as_warnings
 from scheduler.policy.limits import file_problem
 from scheduler.policy.order import cut_shards, execution_order
 from scheduler.policy.validation import Problems, find_problems, one_problem
@@ -23,7 +27,7 @@ from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
 from store.order import write_order
-from store.records import BatchRecord, NewShard, OnInvalidLine
+from store.records import BatchRecord, LineError, NewShard, OnInvalidLine
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ class Intake:
         registry: Registry,
         settings: SchedulerSettings,
         inputs: Inputs,
+        measures: Measures,
+        admission: Admission,
         *,
         now: Callable[[], float],
     ) -> None:
@@ -44,6 +50,8 @@ class Intake:
         self._registry = registry
         self._settings = settings
         self._inputs = inputs
+        self._measures = measures
+        self._admission = admission
         self._now = now
 
     async def take_in(self, batch: BatchRecord) -> None:
@@ -55,11 +63,20 @@ class Intake:
         if problems.total and fails:
             await self._refuse(batch, source, problems)
             return
+        remark = await self._judge(batch, source, broken=problems.total)
+        if remark is not None and self._admission.refuses(remark):
+            await self._turn_away(batch, remark)
+            return
         shards, invalid_lines = await pace.run(self._order, batch, source, problems)
         reach("intake.ordered")
         total = source.index.count
         admitted = await self._store.work.admit(
-            batch.id, shards=shards, total=total, invalid_lines=invalid_lines, at=int(self._now())
+            batch.id,
+            shards=shards,
+            total=total,
+            invalid_lines=invalid_lines,
+            at=int(self._now()),
+            warnings=as_warnings(remark),
         )
         if admitted:
             reach("intake.admitted")
@@ -70,6 +87,22 @@ class Intake:
                 invalid_lines,
                 extra=_extra(batch),
             )
+
+    async def _judge(self, batch: BatchRecord, source: BatchInput, *, broken: int) -> Remark | None:
+        tokens = await asyncio.to_thread(self._measures.size_of, source)
+        lines = max(0, source.index.count - broken)
+        remark = self._admission.judge(batch, lines=lines, tokens_per_line=tokens, now=self._now())
+        if remark is not None:
+            log.warning("%s: %s", remark.code, remark.message, extra=_extra(batch))
+        return remark
+
+    async def _turn_away(self, batch: BatchRecord, remark: Remark) -> None:
+        param = "completion_window" if batch.deadline_at is None else "deadline_at"
+        error = LineError(remark.code, remark.message, param)
+        failed = await self._store.batches.fail(batch.id, errors=(error,), errors_total=1, at=int(self._now()))
+        if failed is not None:
+            self._inputs.forget(batch.id)
+            metrics.BATCHES_ENDED.labels(failed.status.value).inc()
 
     async def _refuse(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> None:
         """The first errors stand on the batch, all of them in its error file if they are of lines."""

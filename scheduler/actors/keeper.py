@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
@@ -54,6 +55,13 @@ class Keeper:
         coming = [record for place, record in self._leasing.items() if place not in self._leases.held]
         return views + [HeldView(r.batch_id, r.shard_no, model_key(r), r.lines) for r in coming]
 
+    def inflight(self) -> Counter[str]:
+        """Lines that an engine has, by batch."""
+        counted: Counter[str] = Counter()
+        for shard in self._leases.held.values():
+            counted[shard.batch_id] += len(shard.tasks)
+        return counted
+
     def lease(self, record: ShardRecord, batch: BatchRecord) -> None:
         place = (record.batch_id, record.shard_no)
         kinds = (f"lease {record.shard_no}", f"append {record.shard_no}")
@@ -97,6 +105,12 @@ class Keeper:
         for shard in list(self._leases.held.values()):
             if shard.batch_id not in batch_ids and not shard.is_gone:
                 self._spawn(self._give_back(shard))
+
+    def give_back(self, batch_id: str, shard_no: int) -> None:
+        """Give a held shard back, so that a more urgent batch has room."""
+        shard = self._leases.held.get((batch_id, shard_no))
+        if shard is not None and not shard.is_gone:
+            self._spawn(self._give_back(shard))
 
     def ended(self, shard: HeldShard, batch: BatchRecord | None) -> None:
         """A shard was sealed or lost."""

@@ -34,6 +34,10 @@ class Lane:
     def rank(self, place: Mapping[str, int]) -> None:
         self._shards.sort(key=lambda shard: (place.get(shard.batch_id, len(place)), shard.shard_no))
 
+    @property
+    def is_running(self) -> bool:
+        return any(shard.tasks for shard in self._shards)
+
     def peek(self) -> Line | None:
         for shard in self._shards:
             if shard.waiting and not shard.blocked:

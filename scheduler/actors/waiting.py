@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.lane import Lane
 from scheduler.policy.planner import ModelKey
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Lines of one model that got a result. `is_full`: others wait, so its engines had as many as they may have."""
+
+    lines: int
+    is_full: bool
 
 
 class Waiting:
@@ -64,9 +73,13 @@ class Waiting:
     def count_ended(self, line: Line) -> None:
         self._lanes[line.shard.model].ended += 1
 
-    def take_ended(self) -> dict[ModelKey, int]:
-        """Lines that got a result since the last call, by model."""
-        ended = {lane.key: lane.ended for lane in self._lanes.values()}
+    def take_ended(self) -> dict[ModelKey, Ended]:
+        """What got a result since the last call, of each model that had anything to do."""
+        ended = {
+            lane.key: Ended(lane.ended, is_full=lane.waiting > 0)
+            for lane in self._lanes.values()
+            if lane.ended or lane.waiting or lane.is_running
+        }
         for lane in self._lanes.values():
             lane.ended = 0
         return ended

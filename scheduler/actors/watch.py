@@ -1,17 +1,19 @@
-"""Looks at the world once per tick and puts it into the planner's words: engines, held shards, disk, rates."""
+"""Looks at the world once per tick and puts it into the planner's words: engines, held shards, disk."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from engine.protocol import EngineState
 from engine.registry import Registry
 from scheduler import metrics
 from scheduler.actors.held import HeldShard
-from scheduler.facts.estimates import RateMeter
+from scheduler.actors.measures import Measures
+from scheduler.policy.holding import Holding
 from scheduler.policy.planner import EngineView, HeldView, ModelKey, Snapshot, model_key
+from scheduler.policy.terms import Terms
 from scheduler.settings import SchedulerSettings
 from store import Store
 from store.records import BatchRecord, ShardRecord
@@ -22,11 +24,14 @@ DISK_PROBLEM = "The disk is below its reserve. Delete files or enlarge it; the b
 
 
 class Watch:
-    def __init__(self, store: Store, registry: Registry, settings: SchedulerSettings) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, settings: SchedulerSettings, measures: Measures, terms: Terms
+    ) -> None:
         self._store = store
         self._registry = registry
         self._settings = settings
-        self._meters: dict[ModelKey, RateMeter] = {}
+        self._measures = measures
+        self._terms = terms
         self._below_reserve = False
         self._blocked: set[tuple[str, int]] = set()
 
@@ -62,17 +67,6 @@ class Watch:
             log.info("disk has space again: leasing goes on")
         return before != after
 
-    # --- rates
-
-    def count(self, ended: dict[ModelKey, int], *, seconds: float) -> None:
-        """Lines that ended in the last `seconds`, by model; a model that could not run has no rate for that time."""
-        for key, lines in ended.items():
-            if lines or self._registry.candidates(key.id, key.revision):
-                self._meters.setdefault(key, RateMeter()).add(lines=lines, busy_seconds=seconds)
-
-    def seconds_per_line(self) -> dict[ModelKey, float]:
-        return {key: meter.seconds_per_line for key, meter in self._meters.items()}
-
     # --- snapshot
 
     async def shards_of(self, batches: Sequence[BatchRecord]) -> list[ShardRecord]:
@@ -101,7 +95,7 @@ class Watch:
         batches: Sequence[BatchRecord],
         shards: Sequence[ShardRecord],
         held: Iterable[HeldView],
-        waits: Mapping[str, str],
+        holding: Holding,
     ) -> Snapshot:
         outages = {}
         for key in {model_key(shard) for shard in shards}:
@@ -116,8 +110,15 @@ class Watch:
             engines=self._engines(),
             outages=outages,
             disk_problem=self.disk_problem,
-            seconds_per_line=self.seconds_per_line(),
-            waits=waits,
+            seconds_per_line=self._measures.seconds_per_line(),
+            waits=holding.waits,
+            rescued=holding.rescued,
+            relative_size=self._measures.relative_sizes(batches),
+            ahead=self._measures.ahead(),
+            calendar=self._terms.calendar,
+            peak_share=self._measures.peak_share(),
+            tiers=self._terms.tiers,
+            order=self._terms.order,
         )
 
     def _engines(self) -> tuple[EngineView, ...]:

@@ -57,7 +57,8 @@ class Snapshot:
     """`batches` are those in progress, oldest first; `shards` their open ones by (batch, shard_no).
 
     `outages` says for a model without a ready engine why. `disk_problem` is set while nothing may be leased.
-    `waits` has the batches that must not run now, with the reason for people.
+    `waits` has the batches that must not run now, with the reason for people, and `rescued` those that run in peak
+    hours since the windows do not suffice for them.
 
     What the order is made by: `seconds_per_line` of a line of mean size, outside peak hours where that is known;
     `relative_size` of a batch's lines; `peak_share` of that rate that is left in peak hours; `ahead`, the seconds of
@@ -73,6 +74,7 @@ class Snapshot:
     disk_problem: str | None
     seconds_per_line: Mapping[ModelKey, float]
     waits: Mapping[str, str] = field(default_factory=dict)
+    rescued: Mapping[str, str] = field(default_factory=dict)
     relative_size: Mapping[str, float] = field(default_factory=dict)
     ahead: Mapping[str, float] = field(default_factory=dict)
     calendar: Calendar = field(default_factory=Calendar)
