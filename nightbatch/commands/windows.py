@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +18,7 @@ from nightbatch import exits
 from nightbatch.commands.options import ConfigOption, JsonOption, printer, tabulator
 
 if TYPE_CHECKING:
+    from nightbatch.config.windows import WindowsSection
     from scheduler.facts.windows import Interval
 
 DAY_SECONDS = 24 * 3600
@@ -31,7 +35,8 @@ def windows(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show when batches run at full rate in the next days, as the configuration says."""
+    """Show when batches run at full rate in the next days, as the configuration says, and what the outside signal, if
+    there is one, says now."""
     if context.invoked_subcommand is not None:
         return
     from nightbatch.config import find_file, load
@@ -39,14 +44,16 @@ def windows(
     section = load(find_file(config)).windows
     calendar, now = section.calendar(), time.time()
     found = [] if calendar.is_always_open else calendar.intervals(now, now + days * DAY_SECONDS)
+    signal = _Signal.looked_at(section)
     if as_json:
-        print(
-            json.dumps({"timezone": section.timezone, "outside": section.outside, "windows": _plain(found)}, indent=2)
-        )
+        shown = {"timezone": section.timezone, "outside": section.outside, "windows": _plain(found)}
+        print(json.dumps({**shown, "signal": None if signal is None else signal.plain()}, indent=2))
         return
     out = printer()
     if calendar.is_always_open:
         out.print(HINT, markup=False)
+        if signal is not None:
+            out.print(f"\n{signal.told}", markup=False)
         return
     tabulator().print(_table(found, calendar.zone, now))
     hours = sum(one.end_at - one.start_at for one in found) / 3600
@@ -55,6 +62,40 @@ def windows(
     out.print(
         f"\n{hours:.1f} h of {days * 24} h ({share:.0%}) are off-peak. Outside them batches {then}.", markup=False
     )
+    if signal is not None:
+        out.print(signal.told, markup=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    """One look at the outside signal, from here: a running server takes its own."""
+
+    name: str
+    state: str
+    says: str | None
+    problem: str | None
+    told: str
+
+    @classmethod
+    def looked_at(cls, section: WindowsSection) -> _Signal | None:
+        from nightbatch.outside_signal import outside_signal
+
+        signal = outside_signal(section, os.environ, time.time)
+        if signal is None or section.signal is None:
+            return None
+
+        async def look() -> None:
+            await signal.look()
+            await signal.close()
+
+        asyncio.run(look())
+        verdict = signal.state.verdict
+        state = "unknown" if verdict is None else "busy" if verdict.busy else "free"
+        says = None if verdict is None else verdict.shown
+        return cls(section.signal.name, state, says, signal.state.problem, signal.told())
+
+    def plain(self) -> dict[str, str | None]:
+        return {"name": self.name, "state": self.state, "says": self.says, "problem": self.problem}
 
 
 def _table(found: list[Interval], zone: tzinfo, now: float) -> Table:

@@ -42,9 +42,17 @@ class Signal:
     def told(self) -> str:
         return told(self._state, self._rules, self._now())
 
-    async def look(self) -> bool:
-        """Read it once; whether the answer of `reason` has changed. What goes wrong is part of the state."""
+    async def watch(self) -> bool:
+        """Look, and log what has changed by it; whether the answer of `reason` has."""
         before, problem_before = self.reason(), self._state.problem
+        await self.look()
+        after = self.reason()
+        metrics.SIGNAL_HOLDS.set(after is not None)
+        self._log(problem_before, (before is None) != (after is None))
+        return before != after
+
+    async def look(self) -> None:
+        """Read it once. What goes wrong is part of the state."""
         try:
             text = await self._source.read()
             verdict = judge(text, self._rules.condition, was_busy=self._state.held is not None)
@@ -53,10 +61,6 @@ class Signal:
             metrics.SIGNAL_FAILURES.inc()
         else:
             self._state = seen(self._state, verdict, self._now())
-        after = self.reason()
-        metrics.SIGNAL_HOLDS.set(after is not None)
-        self._log(problem_before, (before is None) != (after is None))
-        return before != after
 
     async def close(self) -> None:
         await self._source.close()
