@@ -15,6 +15,7 @@ from engine.registry import Registry
 from nightbatch.config import Config, ConfigError
 from nightbatch.config.notifying import WebhookConfig
 from nightbatch.engines import Fleet, build_fleet
+from nightbatch.lives import lives
 from nightbatch.outside_signal import outside_signal
 from scheduler.actors.hook import CommandTarget
 from scheduler.actors.notifier import Target
@@ -23,8 +24,11 @@ from scheduler.facts.tiers import Outside
 from scheduler.loop import Scheduler
 from scheduler.policy import limits
 from scheduler.policy.delivering import secret_problem
+from scheduler.policy.duty import DutySettings
 from scheduler.policy.holding import Hold
-from scheduler.settings import SchedulerSettings
+from scheduler.policy.pressure import PressureSettings
+from scheduler.policy.taking_back import TakeBackSettings
+from scheduler.settings import SchedulerSettings, ThrottleSettings
 from server.app import create_app
 from server.settings import ServerSettings, Tier
 from server.tenants import Tenants
@@ -62,7 +66,10 @@ async def compose(
     store = await open_store(config.store.folder, settings=store_settings(config), now=now)
     try:
         fleet = await build_fleet(config, folder=config.store.folder / "engines", environment=environment, now=now)
-        registry = Registry(fleet.engines, config.names, presence=Presence(fleet.devices, monotonic=monotonic))
+        led = lives(config, fleet.lives)
+        registry = Registry(
+            fleet.engines, config.names, presence=Presence(fleet.devices, monotonic=monotonic), led=led.engines
+        )
         scheduler = Scheduler(
             store,
             registry,
@@ -73,6 +80,9 @@ async def compose(
             hold=hold(config),
             signal=outside_signal(config.windows, environment, now),
             targets=targets(config, environment, now),
+            lives=led,
+            start_seconds=fleet.start_times.seconds,
+            slos=fleet.slos,
         )
         registry.on_change(scheduler.wake)
         presence = registry.presence
@@ -124,8 +134,24 @@ def scheduler_settings(config: Config) -> SchedulerSettings:
         line_errors_shown_max=config.store.line_errors_shown_max,
         file_limits=limits.OPENAI if config.server.strict_openai else limits.NONE,
         output_retention_seconds=_days(config.server.output_kept_days),
+        throttle=throttle_settings(config),
         # store.open_store holds the folder's lock for this process.
         sole_scheduler=True,
+    )
+
+
+def throttle_settings(config: Config) -> ThrottleSettings:
+    section = config.online
+    return ThrottleSettings(
+        PressureSettings(
+            inflight_min=section.inflight_min,
+            inflight_untrusted=section.inflight_untrusted,
+            online_slots=section.online_slots,
+            quiet_seconds=section.quiet_seconds,
+            idle_factor=section.idle_factor,
+        ),
+        DutySettings(step_ms_target=section.call_ms, share_max=section.call_share),
+        TakeBackSettings(share_max=section.take_back_share),
     )
 
 
@@ -178,6 +204,8 @@ def server_settings(config: Config) -> ServerSettings:
         batch_file_expires_seconds=_days(config.server.input_kept_days),
         output_expires_seconds=_days(config.server.output_kept_days),
         on_invalid_line=OnInvalidLine(config.server.on_invalid_line),
+        flex_inflight_max=config.server.flex_inflight_max,
+        flex_beside_online_max=config.server.flex_beside_online_max,
     )
 
 

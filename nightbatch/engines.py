@@ -15,6 +15,7 @@ from engine.processes import end_orphans
 from engine.protocol import Engine, ModelKind
 from engine.remote import RemoteEngine
 from engine.simulated import PROFILES, SimulatedEngine, SimulatedFaults, simulated_model
+from engine.slo import Slo
 from engine.start_times import StartTimes
 from engine.supervisor import Supervised
 from engine.vllm import VllmEngine
@@ -36,7 +37,7 @@ class Fleet:
     """The engines of a server, none started. `models` and `plan` are lines for people: what is served by what, and how
     memory and cores are split. `ended` tells of leftovers of a former server that were ended. `devices` says which of
     this machine's devices each engine uses; upstreams use none. `lives` are those that come and go while it runs, and
-    `start_times` knows how long they take."""
+    `start_times` knows how long they take. `slos` is what each engine's online requests are promised."""
 
     engines: Sequence[Engine]
     models: Sequence[str] = ()
@@ -44,6 +45,7 @@ class Fleet:
     ended: Sequence[str] = ()
     devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
     lives: tuple[Life, ...] = ()
+    slos: Mapping[str, Slo] = field(default_factory=dict)
     start_times: StartTimes = field(default_factory=StartTimes)
 
 
@@ -67,18 +69,21 @@ async def build_fleet(
         planned = await asyncio.to_thread(plan_local, local, named)
         models += [f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}" for spec in planned.specs]
         engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
+    slos = {spec.name: spec.slo for spec in planned.specs}
     for model in config.served:
+        before = len(engines)
         if model.engine == "simulated":
             engines += simulated_engines(model, named[str(model.name)], now)
             models.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
         elif model.engine == "remote":
             engines += remote_engines(model, environment, names, now)
             models += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
+        slos |= {engine.name: model.slo.promised() for engine in engines[before:]}
     models += [f"{life.model}: {describe(life)}" for life in lives]
     supervised = tuple(Supervised(engine, _policy(engine), now=now, start_times=start_times) for engine in engines)
     devices = {spec.name: devices_of(spec) for spec in planned.specs}
     devices |= {engine.name: frozenset({engine.name}) for engine in engines if isinstance(engine, SimulatedEngine)}
-    return Fleet(supervised, tuple(models), planned.lines, tuple(ended), devices, lives, start_times)
+    return Fleet(supervised, tuple(models), planned.lines, tuple(ended), devices, lives, slos, start_times)
 
 
 def devices_of(spec: VllmSpec) -> frozenset[str]:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from nightbatch.config.model import ModelConfig
 from nightbatch.config.notifying import EventsSection, WebhookConfig
+from nightbatch.config.online import OnlineSection
 from nightbatch.config.sections import (
     LoggingSection,
     SchedulerSection,
@@ -48,6 +49,11 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
         "`[tiers.NAME]`",
         TierConfig,
         "What a `completion_window` of that name means. Built in: `1h` (20 % off), `24h`, `7d` (50 %); change any key.",
+    ),
+    (
+        "`[online]`",
+        OnlineSection,
+        "How batch work yields to online requests on engines without `online_first`. [Scheduling](scheduling.md).",
     ),
     ("`[windows]`", WindowsSection, "Off-peak hours. [Scheduling](scheduling.md) shows them at work."),
     ("`[[windows.off_peak]]`", OffPeakConfig, "One table for each window. Those that overlap are one."),

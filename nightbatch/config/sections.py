@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from nightbatch.config.life import check_lives
 from nightbatch.config.model import EMBEDDED, ModelConfig
 from nightbatch.config.notifying import EventsSection, WebhookConfig, check_webhooks
+from nightbatch.config.online import OnlineSection
 from nightbatch.config.windows import WindowsSection
 
 HOUR = 3600
@@ -150,6 +151,7 @@ class Config(Section):
     tiers: dict[str, TierConfig] = Field(
         default_factory=lambda: {name: TierConfig.model_validate(tier) for name, tier in TIERS.items()}
     )
+    online: OnlineSection = OnlineSection()
     windows: WindowsSection = WindowsSection()
     webhooks: tuple[WebhookConfig, ...] = Field((), max_length=32, description="who hears of batches that end")
     events: EventsSection = EventsSection()
