@@ -25,6 +25,7 @@ from server.openai import (
     models,
     online,
     retries,
+    schedule,
     uploads,
 )
 from server.openai.flex import Flex
@@ -39,6 +40,7 @@ OPENAI_ROUTERS = (
     batch_control.router,
     batch_errors.router,
     batch_results.router,
+    schedule.router,
     retries.router,
     merged.router,
     models.router,

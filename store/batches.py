@@ -199,6 +199,16 @@ class Batches:
 
         await self._database.write(show)
 
+    async def show_schedules(self, schedules: Mapping[str, str]) -> None:
+        """Keep why each batch runs or waits (`store.schedule`), in one transaction; of those that have not ended."""
+
+        def show(connection: Connection) -> None:
+            for batch_id, schedule in schedules.items():
+                going = (batches.c.id == batch_id) & batches.c.status.in_([status.value for status in BATCH_EDGES])
+                connection.execute(sa.update(batches).where(going).values(schedule=schedule))
+
+        await self._database.write(show)
+
     async def miss_deadline(self, batch_id: str, *, at: int) -> None:
         """Remember when a batch that runs on passed its deadline; the first time counts."""
         changed = (
