@@ -17,15 +17,14 @@ from nightbatch.config.notifying import WebhookConfig
 from nightbatch.engines import Fleet, build_fleet
 from nightbatch.lives import lives
 from nightbatch.outside_signal import outside_signal
+from nightbatch.terms import hold, terms
 from scheduler.actors.hook import CommandTarget
 from scheduler.actors.notifier import Target
 from scheduler.actors.webhooks import WebhookSettings, WebhookTarget
-from scheduler.facts.tiers import Outside
 from scheduler.loop import Scheduler
 from scheduler.policy import limits
 from scheduler.policy.delivering import secret_problem
 from scheduler.policy.duty import DutySettings
-from scheduler.policy.holding import Hold
 from scheduler.policy.pressure import PressureSettings
 from scheduler.policy.taking_back import TakeBackSettings
 from scheduler.settings import SchedulerSettings, ThrottleSettings
@@ -70,14 +69,16 @@ async def compose(
         registry = Registry(
             fleet.engines, config.names, presence=Presence(fleet.devices, monotonic=monotonic), led=led.engines
         )
+        settings = scheduler_settings(config)
         scheduler = Scheduler(
             store,
             registry,
-            scheduler_settings(config),
+            settings,
             now=now,
             monotonic=monotonic,
             holder=f"{socket.gethostname()}:{os.getpid()}:{int(now() * 1000)}",
-            hold=hold(config),
+            hold=hold(config, settings),
+            terms=terms(config),
             signal=outside_signal(config.windows, environment, now),
             targets=targets(config, environment, now),
             lives=led,
@@ -152,18 +153,6 @@ def throttle_settings(config: Config) -> ThrottleSettings:
         ),
         DutySettings(step_ms_target=section.call_ms, share_max=section.call_share),
         TakeBackSettings(share_max=section.take_back_share),
-    )
-
-
-def hold(config: Config) -> Hold | None:
-    if config.windows.outside != "hold" and config.windows.signal is None:
-        return None
-    settings = scheduler_settings(config)
-    return Hold(
-        config.windows.calendar(),
-        settings.hold_work_margin,
-        settings.hold_reserve_seconds,
-        outside=Outside(config.windows.outside),
     )
 
 

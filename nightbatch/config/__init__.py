@@ -16,11 +16,12 @@ from nightbatch.config.sections import (
     ServerSection,
     StoreSection,
     TenantConfig,
-    TierConfig,
 )
+from nightbatch.config.tiers import AdmissionSection, TierConfig
 
 __all__ = [
     "EMBEDDED",
+    "AdmissionSection",
     "Config",
     "ConfigError",
     "LoggingSection",

@@ -23,10 +23,10 @@ from nightbatch.config.sections import (
     ServerSection,
     StoreSection,
     TenantConfig,
-    TierConfig,
 )
 from nightbatch.config.signal import SignalConfig
 from nightbatch.config.slo import SloConfig
+from nightbatch.config.tiers import AdmissionSection, TierConfig
 from nightbatch.config.windows import OffPeakConfig, WindowsSection
 
 START, END = "<!-- keys: made by nightbatch.config.reference -->", "<!-- end of keys -->"
@@ -50,6 +50,7 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
         TierConfig,
         "What a `completion_window` of that name means. Built in: `1h` (20 % off), `24h`, `7d` (50 %); change any key.",
     ),
+    ("`[admission]`", AdmissionSection, "[Scheduling](scheduling.md#what-is-promised) has the arithmetic."),
     (
         "`[online]`",
         OnlineSection,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +12,13 @@ from nightbatch.config.life import check_lives
 from nightbatch.config.model import EMBEDDED, ModelConfig
 from nightbatch.config.notifying import EventsSection, WebhookConfig, check_webhooks
 from nightbatch.config.online import OnlineSection
+from nightbatch.config.tiers import AdmissionSection, TierConfig, built_in, check_tiers, over_the_built_in_ones
 from nightbatch.config.windows import WindowsSection
 
 HOUR = 3600
 DAY = 24 * HOUR
 DAYS_MAX = 36_500
 """A hundred years: what is longer is a slip, and a time that a database cannot hold is a failure later."""
-
-TIERS: Mapping[str, Mapping[str, Any]] = {
-    "1h": {"seconds": HOUR, "discount": 0.2},
-    "24h": {"seconds": DAY, "discount": 0.5},
-    "7d": {"seconds": 7 * DAY, "discount": 0.5},
-}
 
 
 def data_folder() -> Path:
@@ -112,17 +106,9 @@ class SchedulerSection(Section):
     )
 
 
-class TierConfig(Section):
-    seconds: int = Field(DAY, ge=60, le=DAYS_MAX * DAY, description="from creation to the deadline (s)")
-    discount: float = Field(0.0, ge=0, lt=1, description="taken off the list price (0.5 is half)")
-    on_deadline: Literal["expire", "continue"] = Field(
-        "expire", description="`expire` ends the batch with what it has; `continue` finishes it late"
-    )
-    offered: bool = Field(True, description="false takes a built-in tier away")
-
-
 class TenantConfig(Section):
     name: str = Field(min_length=1, max_length=64, description="who owns the files and batches")
+    weight: float = Field(1.0, gt=0, le=1000, description="its share of the engines, beside the other tenants'")
     key_sha256: tuple[str, ...] = Field(min_length=1, description="SHA-256 (hex) of each of the tenant's API keys")
 
     @field_validator("key_sha256")
@@ -148,9 +134,8 @@ class Config(Section):
     models: tuple[ModelConfig, ...] = ()
     aliases: dict[str, str] = Field(default_factory=dict, description="other name -> name of a model")
     tenants: tuple[TenantConfig, ...] = Field((), description="none: one default tenant, no API key asked for")
-    tiers: dict[str, TierConfig] = Field(
-        default_factory=lambda: {name: TierConfig.model_validate(tier) for name, tier in TIERS.items()}
-    )
+    tiers: dict[str, TierConfig] = Field(default_factory=built_in)
+    admission: AdmissionSection = AdmissionSection()
     online: OnlineSection = OnlineSection()
     windows: WindowsSection = WindowsSection()
     webhooks: tuple[WebhookConfig, ...] = Field((), max_length=32, description="who hears of batches that end")
@@ -170,13 +155,7 @@ class Config(Section):
     @field_validator("tiers", mode="before")
     @classmethod
     def _over_the_built_in_ones(cls, given: Any) -> Any:
-        """A file that sets one key of one tier keeps the rest."""
-        if not isinstance(given, Mapping):
-            return given
-        merged: dict[str, Any] = {name: dict(tier) for name, tier in TIERS.items()}
-        for name, tier in given.items():
-            merged[name] = {**merged.get(name, {}), **tier} if isinstance(tier, Mapping) else tier
-        return merged
+        return over_the_built_in_ones(given)
 
     @model_validator(mode="after")
     def _names_are_clear(self) -> Config:
@@ -199,10 +178,7 @@ class Config(Section):
             raise ValueError("tenants: two have the same API key")
         check_webhooks(self.webhooks, tenants)
         check_lives(self.served, self.windows)
-        if not any(tier.offered for tier in self.tiers.values()):
-            raise ValueError("tiers: at least one must be offered")
-        if self.server.strict_openai and not self.tiers["24h"].offered:
-            raise ValueError("tiers: 24h must be offered: with server.strict_openai it is the only one")
+        check_tiers(self.tiers, self.windows, strict_openai=self.server.strict_openai)
         return self
 
     def _check_targets(self, known: set[str]) -> None:

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from nightbatch.cli import app
-from nightbatch.compose import hold
 from nightbatch.config import Config, ConfigError, load
 from nightbatch.outside_signal import outside_signal
+from nightbatch.terms import hold
 
 SIGNAL = '[windows.signal]\nname = "price"\nurl = "https://example.com/price"\nhold_above = 250\n'
 NIGHTS = '[windows]\ntimezone = "Europe/Berlin"\n[[windows.off_peak]]\nname = "night"\nstart = "22:00"\nend = "06:00"\n'

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from nightbatch.banner import banner
-from nightbatch.compose import hold
 from nightbatch.config import Config, ConfigError, load
 from nightbatch.engines import Fleet
+from nightbatch.terms import hold
 
 COMMAND = Path(sys.executable).with_name("nightbatch")
 NIGHTS = """[windows]
