@@ -142,6 +142,13 @@ class Client:
         with self._plain_errors():
             return self.openai.post(f"/batches/{quote(batch_id, safe='')}/{verb}", cast_to=Batch)
 
+    def schedule(self, batch_id: str) -> dict[str, Any]:
+        """Why a batch runs or waits. A route of Nightbatch's own."""
+        with self._plain_errors():
+            answer = self.openai.get(f"/batches/{quote(batch_id, safe='')}/schedule", cast_to=httpx2.Response)
+        found: dict[str, Any] = answer.json()
+        return found
+
     def retry_plan(self, batch_id: str, asked: Mapping[str, object]) -> dict[str, Any]:
         """What a retry would run. A route of Nightbatch's own, as the next two."""
         answer = self._own(batch_id, "retry", {**asked, "dry_run": True}, httpx2.Response)

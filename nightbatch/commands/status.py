@@ -34,13 +34,21 @@ STYLES = {"completed": "green", "failed": "red", "expired": "yellow", "cancelled
 def status(
     batch_id: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="One batch, with everything known.")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it until it ends; all: until Ctrl-C.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Why BATCH runs or waits, who is ahead, when it should be done.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="How many batches to list.", min=1, max=1000)] = 20,
     as_json: JsonOption = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
 ) -> None:
     """List batches, or show one."""
+    if explain and (batch_id is None or watch):
+        raise exits.UsageError("--explain goes with one BATCH, and not with --watch")
     client = connect(url, api_key)
+    if explain and batch_id is not None:
+        _explain(client.schedule(batch_id), as_json=as_json)
+        return
     if as_json:
         if watch:
             raise exits.UsageError("--json and --watch do not go together")
@@ -55,6 +63,17 @@ def status(
         screen.print(_view(client, batch_id, limit, screen)[0])
     if batch_id is not None:
         _advise(client.batch(batch_id), screen)
+
+
+def _explain(schedule: dict[str, Any], *, as_json: bool) -> None:
+    from nightbatch.explaining import rows
+
+    if as_json:
+        print(json.dumps(schedule, indent=2))
+        return
+    now = time.time()
+    found = rows(schedule, moment=lambda at: f"{moment(at, now)}", span=seconds)
+    tabulator().print(_listed(found))
 
 
 def _advise(batch: Batch, screen: Console) -> None:
@@ -134,9 +153,6 @@ def details(batch: Batch, *, now: float) -> Table:
     from nightbatch.outcome import refusals
 
     failed = batch.request_counts.failed if batch.request_counts else 0
-    view = Table(box=None, pad_edge=False, show_header=False)
-    view.add_column(style="bold", no_wrap=True)
-    view.add_column(overflow="fold")
     rows: list[tuple[str, str | None]] = [
         ("batch", batch.id),
         ("status", batch.status),
@@ -162,9 +178,15 @@ def details(batch: Batch, *, now: float) -> Table:
         ("metadata", json.dumps(batch.metadata) if batch.metadata else None),
         ("refused", "\n".join(refusals(batch)) or None),
     ]
+    return _listed([(name, value) for name, value in rows if value is not None])
+
+
+def _listed(rows: Sequence[tuple[str, str]]) -> Table:
+    view = Table(box=None, pad_edge=False, show_header=False)
+    view.add_column(style="bold", no_wrap=True)
+    view.add_column(overflow="fold")
     for name, value in rows:
-        if value is not None:
-            view.add_row(name, Text(value))
+        view.add_row(name, Text(value))
     return view
 
 

@@ -113,6 +113,16 @@ def test_a_deadline_by_the_clock_is_sent_and_shown(server: ServerProcess, tmp_pa
     assert "07:00" in refused.stderr
 
 
+def test_status_explains_one_batch(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line("a", "hello")])
+    batch_id = run(server, "submit", str(source), "--wait", "--output", str(tmp_path)).stdout.split()[0]
+    done = run(server, "status", batch_id, "--explain")
+    assert done.returncode == exits.OK, done.stderr
+    assert "It has ended: completed." in done.stdout
+    assert json.loads(run(server, "status", batch_id, "--explain", "--json").stdout)["code"] == "completed"
+    assert run(server, "status", "--explain").returncode == exits.USAGE
+
+
 def test_models_are_listed_with_what_they_are(server: ServerProcess) -> None:
     assert "sim" in run(server, "models").stdout
     [model] = json.loads(run(server, "models", "--json").stdout)
