@@ -13,7 +13,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from engine.protocol import EngineState
+from engine.bodies import prepare_body
+from engine.protocol import ONLINE_PRIORITY, EngineRequest, EngineResult, EngineState
 from engine.simulated import SimulatedEngine, SimulatedFaults
 from server.settings import ServerSettings
 from tests.server.houses import CHAT, EMBED, PROFILE, House, HouseBuilder, listening, until
@@ -221,16 +222,62 @@ async def test_a_stream_that_breaks_off_raises_in_the_client(open_house: HouseBu
             [chunk async for chunk in stream]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_goes_away_frees_its_slot(open_house: HouseBuilder, stream: bool) -> None:
-    slow = engine("sim", time_scale=20.0)
+LONG = {"max_tokens": 2_000, "min_tokens": 2_000}
+ENDLESS: list[tuple[str, dict[str, Any]]] = [
+    ("/chat/completions", {"model": CHAT, "messages": messages(), **LONG}),
+    ("/chat/completions", {"model": CHAT, "messages": messages(), **LONG, "stream": True}),
+    ("/completions", {"model": CHAT, "prompt": "Hello", **LONG}),
+    ("/completions", {"model": CHAT, "prompt": "Hello", **LONG, "stream": True}),
+    ("/responses", {"model": CHAT, "input": "Hello " * 2_000, "max_output_tokens": 2_000}),
+    ("/embeddings", {"model": EMBED, "input": ["hello " * 300] * 500}),
+    ("/score", {"model": EMBED, "text_1": "a", "text_2": ["hello " * 300] * 500}),
+    ("/rerank", {"model": EMBED, "query": "a", "documents": ["hello " * 300] * 500}),
+]
+"""Something that takes long, on each endpoint."""
+
+
+@pytest.mark.parametrize(("path", "body"), ENDLESS)
+async def test_a_client_that_goes_away_frees_its_slot(
+    open_house: HouseBuilder, path: str, body: dict[str, Any]
+) -> None:
+    slow = engine("sim", time_scale=200.0)
     house = await open_house(engines=[slow])
-    body = {"model": CHAT, "messages": messages(), "max_tokens": 2_000, "min_tokens": 2_000, "stream": stream}
     async with listening(house.app) as url, httpx2.AsyncClient() as http:
-        call = asyncio.create_task(http.post(f"{url}/chat/completions", json=body))
-        await until(lambda: slow.load().running == 1)
+        call = asyncio.create_task(http.post(f"{url}{path}", json=body))
+        await until(lambda: slow.load().running > 0)
+        assert house.registry.presence.on_engine("sim") == 1
         call.cancel()
         await until(lambda: slow.load().running == 0)
+        await until(lambda: house.registry.presence.on_engine("sim") == 0)
+
+
+PRIORITIES: list[tuple[str, dict[str, Any]]] = [
+    ("/chat/completions", {"model": CHAT, "messages": messages()}),
+    ("/completions", {"model": CHAT, "prompt": "Hello"}),
+    ("/responses", {"model": CHAT, "input": "Hello"}),
+    ("/embeddings", {"model": EMBED, "input": "Hello"}),
+    ("/score", {"model": EMBED, "text_1": "a", "text_2": "b"}),
+    ("/rerank", {"model": EMBED, "query": "a", "documents": ["b"]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), PRIORITIES)
+async def test_no_client_sets_its_own_priority(open_house: HouseBuilder, path: str, body: dict[str, Any]) -> None:
+    class Listening(SimulatedEngine):
+        async def generate(self, request: EngineRequest) -> EngineResult:
+            heard.append(request)
+            return await super().generate(request)
+
+    heard: list[EngineRequest] = []
+    house = await open_house(engines=[Listening("sim", PROFILE)])
+    async with house.http() as http:
+        for priority in (-1_000, 1_000, "high", None):
+            response = await http.post(path, json={**body, "priority": priority})
+            assert response.status_code == 200, response.text
+    assert {request.priority for request in heard} == {ONLINE_PRIORITY}
+    for request in heard:
+        prepared = prepare_body(request.body, model="m", endpoint=request.endpoint, priority=request.priority)
+        assert json.loads(prepared)["priority"] == ONLINE_PRIORITY
 
 
 async def test_a_stream_ends_with_done_and_is_labelled_as_events(house: House) -> None:
