@@ -65,6 +65,7 @@ class Device:
     def add(self, sequence: SequenceState) -> None:
         self._arrivals += 1
         sequence.arrival = self._arrivals
+        sequence.name = str(self._arrivals)
         if self.online_first is not None and sequence.is_online:
             self.online_first.note_arrival(sequence.prompt_tokens)
         self._wait(sequence)

@@ -69,7 +69,7 @@ class OnlineFirst:
         is_beside = bool(online or online_waiting)
         if not is_beside and not self.orders.is_paused and not self._expects_online():
             return Bounds(step_tokens_max)
-        batch = {str(one.arrival): one for one in running if not one.is_online}
+        batch = {one.name: one for one in running if not one.is_online}
         found = self._share(online, batch, online_waiting, step_tokens_max)
         self._beside = list(found.take_part)
         taken = set(found.take_part)
@@ -114,4 +114,4 @@ class OnlineFirst:
 
 def _view(sequence: SequenceState) -> Resident:
     left = max(0, sequence.prefill_target - sequence.prefilled)
-    return Resident(str(sequence.arrival), sequence.is_online, left, sequence.context_tokens)
+    return Resident(sequence.name, sequence.is_online, left, sequence.context_tokens)

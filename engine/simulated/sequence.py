@@ -16,6 +16,7 @@ class SequenceState:
     priority: int
     watched: bool = False  # somebody streams it: report every token
     arrival: int = 0
+    name: str = ""
     prefilled: int = 0
     cached_tokens: int = 0
     generated: int = 0
