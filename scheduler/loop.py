@@ -113,10 +113,16 @@ class Scheduler:
         self._keeper = Keeper(
             registry, settings, self._inputs, leases, self._dispatcher, self._recorder, self._jobs, wake=self.wake
         )
-        admission = Admission(self._measures, self._terms, hold, going=lambda: list(self._batches.values()))
+        self._life = EngineLife(registry, lives, now=now, start_seconds=start_seconds)
+        admission = Admission(
+            self._measures,
+            self._terms,
+            hold,
+            going=lambda: list(self._batches.values()),
+            served=self._life.served,
+        )
         self._intake = Intake(store, registry, settings, self._inputs, self._measures, admission, now=now)
         self._finalizer = Finalizer(store, settings, self._inputs, now=now)
-        self._life = EngineLife(registry, lives, now=now, start_seconds=start_seconds)
         self._reaper = Reaper(store, settings, now=now)
         self._notifier = Notifier(store, targets, now=now)
         self._pacing = Pacing(store, now=now, monotonic=monotonic)
@@ -209,6 +215,7 @@ class Scheduler:
             del self._hopeless[batch_id]
         self._jobs.forget(frozenset(self._batches))
         running = [b for b in batches if b.status is BatchStatus.IN_PROGRESS and b.id not in self._hopeless]
+        served = self._life.served()
         held = holding(
             running,
             self._hold,
@@ -217,6 +224,7 @@ class Scheduler:
             relative_size=self._measures.relative_sizes(running),
             peak_share=self._measures.peak_share(),
             busy=None if self._signal is None else self._signal.reason(),
+            served=served,
         )
         waiting = held.waits
         self._keeper.keep_only({batch.id for batch in running} - waiting.keys())
@@ -228,7 +236,12 @@ class Scheduler:
         for batch in batches:
             await self._see_to(batch, is_done=batch.id not in with_work)
         snapshot = self._watch.snapshot(
-            now=self._now(), batches=running, shards=shards, held=self._keeper.views(), holding=held
+            now=self._now(),
+            batches=running,
+            shards=shards,
+            held=self._keeper.views(),
+            holding=held,
+            served=served,
         )
         planned = plan(snapshot, self._limits)
         self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits))

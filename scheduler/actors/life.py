@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from engine.protocol import Engine, EngineState
 from engine.registry import Registry, Releasable
 from scheduler.actors.waking import sleep_until
+from scheduler.facts.capacity import Served
 from scheduler.policy.life import Life, Lives, Release, Turn, Verdict, apart, decide
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,17 @@ class EngineLife:
             self._wake.set()
         self._slack = slack
 
+    def served(self) -> dict[str, Served]:
+        """When each led model is there, for whoever estimates what can be done by when."""
+        return {life.model: self._served(life) for life in self._lives.models}
+
+    def _served(self, life: Life) -> Served:
+        states = [engine.status().state for name in life.engines if (engine := self._registry.engine(name)) is not None]
+        return Served(life.hours, self._start_seconds_of(life), EngineState.READY in states, life.turns)
+
+    def _start_seconds_of(self, life: Life) -> float:
+        return max(map(self._start_seconds, life.engines), default=0.0)
+
     async def run(self) -> None:
         """Until cancelled."""
         while self._lives.models:
@@ -64,7 +76,7 @@ class EngineLife:
             slack=self._slack,
             busy=self._busy(),
             turns=self._turns,
-            start_seconds={life.model: max(map(self._start_seconds, life.engines)) for life in self._lives.models},
+            start_seconds={life.model: self._start_seconds_of(life) for life in self._lives.models},
         )
         for group, turn in decision.turns.items():
             if group in self._turns and self._turns[group].model != turn.model:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.protocol import EngineState
 from engine.registry import Registry
 from scheduler import metrics
 from scheduler.actors.held import HeldShard
 from scheduler.actors.measures import Measures
+from scheduler.facts.capacity import Served
 from scheduler.policy.holding import Holding
 from scheduler.policy.planner import EngineView, HeldView, ModelKey, Snapshot, model_key
 from scheduler.policy.terms import Terms
@@ -96,6 +97,7 @@ class Watch:
         shards: Sequence[ShardRecord],
         held: Iterable[HeldView],
         holding: Holding,
+        served: Mapping[str, Served],
     ) -> Snapshot:
         outages = {}
         for key in {model_key(shard) for shard in shards}:
@@ -119,6 +121,7 @@ class Watch:
             peak_share=self._measures.peak_share(),
             tiers=self._terms.tiers,
             order=self._terms.order,
+            served=served,
         )
 
     def _engines(self) -> tuple[EngineView, ...]:

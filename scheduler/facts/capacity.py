@@ -108,6 +108,14 @@ class Supply:
     served: Mapping[str, Served] = field(default_factory=dict)
     _made: dict[Served, Capacity] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def together(self) -> dict[str, str]:
+        """Model id -> what it shares in turns with others of the same hours. Models of different hours are judged
+        apart: there is no one capacity for both."""
+        return {
+            model: f"{served.turns} {served.hours}" for model, served in self.served.items() if served.turns is not None
+        }
+
     def of(self, models: Iterable[ModelKey]) -> Capacity:
         """For work on these models. Where they have different hours it is taken to run at any hour."""
         found = {self.served.get(key.id, ALWAYS_SERVED) for key in models} or {ALWAYS_SERVED}

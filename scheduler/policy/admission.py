@@ -45,15 +45,17 @@ def judge(
     waits_for_windows: bool,
     tenant_weights: Mapping[str, float],
     zone: tzinfo,
+    together: Mapping[str, str] | None = None,
 ) -> Remark | None:
-    """None: nothing is known of its rate, or there is nothing to say.
+    """None: nothing is known of its rate, or there is nothing to say. `capacity` is that of the batch's models, and
+    `together` names the devices that models share in turns.
 
     It is infeasible when it cannot be done by its deadline beside all that is due, or only if its own tenant's earlier
     batches miss theirs. A tenant within its share is not turned away because another one has filled the queue.
     """
     if job.work_seconds is None:
         return None
-    pool = next(pool for pool in pools([*others, job]) if job in pool)
+    pool = next(pool for pool in pools([*others, job], together) if job in pool)
     rivals = [other for other in pool if other is not job]
     lost = {other.batch_id for other in _given_up(rivals, capacity, tenant_weights)}
     after = _given_up(pool, capacity, tenant_weights)

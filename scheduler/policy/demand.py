@@ -26,8 +26,9 @@ class Demand:
     given_up: tuple[Job, ...]
 
 
-def pools(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that compete for the same engines: those that share a model, directly or through others."""
+def pools(jobs: Sequence[Job], together: Mapping[str, str] | None = None) -> list[list[Job]]:
+    """Jobs that compete for the same engines: those that share a model, directly or through others, or whose models
+    take turns on one device (`together`: model id -> device)."""
     leader: dict[ModelKey, ModelKey] = {}
 
     def find(key: ModelKey) -> ModelKey:
@@ -40,6 +41,9 @@ def pools(jobs: Sequence[Job]) -> list[list[Job]]:
         first, *others = job.models or (ModelKey("", ""),)
         for other in others:
             leader[find(other)] = find(first)
+        for key in job.models if together else ():
+            if (device := together.get(key.id)) is not None:
+                leader[find(key)] = find(ModelKey("", device))
         find(first)
     found: dict[ModelKey, list[Job]] = defaultdict(list)
     for job in jobs:

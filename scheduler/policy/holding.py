@@ -7,10 +7,10 @@ ten batches that each fit into the night do not fit into it together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Capacity
+from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Capacity, Served, Supply
 from scheduler.facts.durations import duration
 from scheduler.facts.tiers import DEFAULT_TERMS, Outside, TierTerms
 from scheduler.facts.windows import Calendar
@@ -88,8 +88,10 @@ def holding(
     relative_size: Mapping[str, float] | None = None,
     peak_share: float = PEAK_SHARE_ASSUMED,
     busy: str | None = None,
+    served: Mapping[str, Served] | None = None,
 ) -> Holding:
-    """`busy` is a sentence of whoever says that this is no time for batch work although a window is open."""
+    """`busy` is a sentence of whoever says that this is no time for batch work although a window is open. `served` has
+    the models that come and go, by id: work for one that is there outside the windows only does not wait for them."""
     waiting: dict[str, str] = {}
     free: dict[str, BatchRecord] = {}
     for batch in batches:
@@ -107,16 +109,18 @@ def holding(
         for batch in free.values()
     ]
     until = max((job.due_at for job in jobs), default=now)
+    supply = Supply(hold.calendar, now=now, until=until, peak_share=peak_share, served=served or {})
     peak = _Peak(
         hold,
         now,
-        Capacity(hold.calendar, now=now, until=until, peak_share=peak_share),
+        supply.of(()),
         hold.calendar.next_opening(now) if busy is None else None,
         peak_share,
         busy,
     )
-    for pool in pools(jobs):
-        _divide(pool, free, peak, waiting, rescued)
+    for pool in pools(jobs, supply.together):
+        capacity = supply.of(key for job in pool for key in job.models)
+        _divide(pool, free, replace(peak, capacity=capacity), waiting, rescued)
     return Holding(waiting, rescued)
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Capacity
+from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Served, Supply
 from scheduler.facts.tiers import DEFAULT_TERMS, TierTerms
 from scheduler.facts.windows import Calendar
 from scheduler.facts.work import Job, ModelKey, job_of, models_of
@@ -62,7 +62,7 @@ class Snapshot:
 
     What the order is made by: `seconds_per_line` of a line of mean size, outside peak hours where that is known;
     `relative_size` of a batch's lines; `peak_share` of that rate that is left in peak hours; `ahead`, the seconds of
-    the engines that a tenant has had beyond its share.
+    the engines that a tenant has had beyond its share; `served`, when the models are there that come and go, by id.
     """
 
     now: float
@@ -81,6 +81,7 @@ class Snapshot:
     peak_share: float = PEAK_SHARE_ASSUMED
     tiers: Mapping[str, TierTerms] = field(default_factory=dict)
     order: Order = field(default_factory=Order)
+    served: Mapping[str, Served] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +138,16 @@ def jobs_of(snapshot: Snapshot) -> list[Job]:
 def queue_of(snapshot: Snapshot) -> Queue:
     """A batch that cannot run for want of an engine is put aside: nothing needs to make way for it."""
     jobs = jobs_of(snapshot)
-    capacity = Capacity(
+    supply = Supply(
         snapshot.calendar,
         now=snapshot.now,
         until=max((job.due_at for job in jobs), default=snapshot.now),
         peak_share=snapshot.peak_share,
+        served=snapshot.served,
     )
     held = frozenset(batch.id for batch in snapshot.batches if batch.held_at is not None or _is_out(batch, snapshot))
-    return Queue(jobs, snapshot.now, capacity, snapshot.ahead, frozenset(snapshot.waits) - held, held)
+    waiting = frozenset(snapshot.waits) - held
+    return Queue(jobs, snapshot.now, supply.of(()), snapshot.ahead, waiting, held, supply)
 
 
 def _is_out(batch: BatchRecord, snapshot: Snapshot) -> bool:

@@ -13,11 +13,11 @@ What may not go ahead runs earliest deadline first. A batch whose deadline canno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from scheduler.facts.capacity import Capacity
+from scheduler.facts.capacity import Capacity, Supply
 from scheduler.facts.work import Job
 from scheduler.policy.demand import Demand, Spare, pools, weigh
 
@@ -83,6 +83,13 @@ class Queue:
     ahead: Mapping[str, float] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
+    supply: Supply | None = None
+    """Where models come and go: the capacity of each pool, in place of `capacity`."""
+
+    def capacity_of(self, pool: Iterable[Job]) -> Capacity:
+        if self.supply is None:
+            return self.capacity
+        return self.supply.of(key for job in pool for key in job.models)
 
 
 def rank(queue: Queue, order: Order) -> tuple[Ranked, ...]:
@@ -111,9 +118,10 @@ def rank(queue: Queue, order: Order) -> tuple[Ranked, ...]:
 
 
 def _in_order(pool: Sequence[Job], queue: Queue, order: Order) -> list[tuple[Job, Turn, float]]:
-    demand = weigh(pool, queue.capacity.seconds, tenant_weights=order.tenant_weights)
-    spare = Spare(demand.kept, queue.capacity.seconds, margin=1.0)
-    first = _ahead_of_deadlines(demand, queue, order)
+    capacity = queue.capacity_of(pool)
+    demand = weigh(pool, capacity.seconds, tenant_weights=order.tenant_weights)
+    spare = Spare(demand.kept, capacity.seconds, margin=1.0)
+    first = _ahead_of_deadlines(demand, queue, order, capacity)
     placed = {job.batch_id for job, _ in first} | queue.waiting
     turns = [
         *first,
@@ -128,9 +136,9 @@ def _in_order(pool: Sequence[Job], queue: Queue, order: Order) -> list[tuple[Job
     ]
 
 
-def _ahead_of_deadlines(demand: Demand, queue: Queue, order: Order) -> list[tuple[Job, Turn]]:
+def _ahead_of_deadlines(demand: Demand, queue: Queue, order: Order, capacity: Capacity) -> list[tuple[Job, Turn]]:
     """Those that all deadlines before their own can wait for, in the order in which they run."""
-    spare = Spare(demand.kept, queue.capacity.seconds, margin=order.estimate_margin)
+    spare = Spare(demand.kept, capacity.seconds, margin=order.estimate_margin)
     lost = {job.batch_id for job in demand.given_up}
     over = {tenant for tenant, seconds in queue.ahead.items() if seconds > order.fair_lag_seconds}
     jobs = [job for job in (*demand.kept, *demand.given_up) if job.batch_id not in queue.waiting]
