@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from scheduler.facts.capacity import Capacity, Served, Supply
 from scheduler.facts.hours import Hours, serving_seconds
 from scheduler.facts.windows import Calendar, Window
-from scheduler.facts.work import ModelKey
+from scheduler.facts.work import Job, ModelKey
+from scheduler.policy.admission import Remark, judge
+from scheduler.policy.demand import pools
+from scheduler.policy.holding import Hold, Holding, holding
+from scheduler.policy.planner import Snapshot, queue_of
+from store.records import BatchRecord, BatchStatus, OnDeadline, PinnedModel, RequestCounts
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHTS = Calendar((Window("night", frozenset(range(7)), time(22), time(6), BERLIN),), zone=BERLIN)
@@ -91,3 +96,84 @@ def test_later_deadlines_never_leave_less(hours: Hours, start_seconds: float, st
         after = capacity.seconds(until)
         assert after >= before - 1e-3
         before = after
+
+
+# --- what the policies make of it
+
+
+def batch(name: str, model: str, *, due_in_hours: float, lines: int = 3600) -> BatchRecord:
+    return BatchRecord(
+        name, "t", "/v1/chat/completions", "file-1", "24h", BatchStatus.IN_PROGRESS, int(NOON),
+        int(NOON + due_in_hours * HOUR), OnDeadline.EXPIRE, {model: PinnedModel(model, "r")},
+        counts=RequestCounts(total=lines),
+    )  # fmt: skip
+
+
+def held(found: BatchRecord, **served: Served) -> Holding:
+    rates = dict.fromkeys(keys("night", "day"), 1.0)
+    return holding([found], Hold(NIGHTS, 1.25, 600.0), now=NOON, seconds_per_line=rates, served=served)
+
+
+def test_work_for_a_model_that_is_there_by_day_only_does_not_wait_for_the_night() -> None:
+    found = batch("b", "day", due_in_hours=48)
+    assert set(held(found).waits) == {"b"}
+    assert not held(found, day=Served(Hours.PEAK)).waits
+
+
+def test_the_starts_of_the_engine_are_part_of_what_a_night_must_suffice_for() -> None:
+    found = batch("b", "night", due_in_hours=24, lines=int(5.5 * 3600))
+    assert set(held(found, night=Served(Hours.OFF_PEAK, start_seconds=60.0)).waits) == {"b"}
+    assert not held(found, night=Served(Hours.OFF_PEAK, start_seconds=2 * HOUR)).waits
+
+
+def judged(hours_of_work: float, *, other_hours: float = 0.0, **served: Served) -> Remark | None:
+    def job(name: str, model: str, hours: float) -> Job:
+        seconds = hours * HOUR
+        return Job(name, "t", "24h", NOON, NOON + DAY, 1, 1, seconds, seconds, 1.0, frozenset(keys(model)))
+
+    found = supply(NOON, **served)
+    own = job("own", "night", hours_of_work)
+    return judge(
+        own,
+        [job("other", "second", other_hours)] if other_hours else [],
+        capacity=found.of(own.models),
+        peak_share=found.peak_share,
+        waits_for_windows=False,
+        tenant_weights={},
+        zone=BERLIN,
+        together=found.together,
+    )
+
+
+def test_admission_counts_only_the_hours_of_the_model_and_its_start() -> None:
+    assert judged(8) is None
+    assert judged(9) is None  # peak hours help
+    half_an_hour = Served(Hours.OFF_PEAK, start_seconds=0.5 * HOUR)
+    assert judged(7.4, night=half_an_hour) is None
+    remark = judged(7.6, night=half_an_hour)
+    assert remark is not None
+    assert remark.message.startswith("The deadline cannot be promised: 7.5 h before the deadline at Wed 25 Nov 12:00")
+
+
+def test_models_that_take_turns_are_judged_by_the_work_of_both() -> None:
+    served = Served(Hours.OFF_PEAK, turns="gpu")
+    assert judged(6, other_hours=6, night=Served(Hours.OFF_PEAK), second=Served(Hours.OFF_PEAK)) is None
+    assert judged(6, other_hours=6, night=served, second=served) is not None
+
+
+def test_models_of_different_hours_or_devices_are_judged_apart() -> None:
+    served = {"night": Served(Hours.OFF_PEAK, turns="gpu"), "second": Served(Hours.ALWAYS, turns="gpu")}
+    assert len(set(supply(NOON, **served).together.values())) == 2
+    assert supply(NOON, night=Served(Hours.OFF_PEAK)).together == {}
+    assert pools([], {"night": "gpu"}) == []
+
+
+def test_the_order_of_batches_is_made_by_the_capacity_of_their_own_models() -> None:
+    batches = [batch("n", "night", due_in_hours=24), batch("o", "other", due_in_hours=24)]
+    snapshot = Snapshot(
+        NOON, batches, (), (), (), {}, None, {}, calendar=NIGHTS, served={"night": Served(Hours.OFF_PEAK)}
+    )
+    queue = queue_of(snapshot)
+    by_model = {job.batch_id: queue.capacity_of([job]).seconds(NOON + DAY) for job in queue.jobs}
+    assert by_model["n"] == pytest.approx(8 * HOUR)
+    assert by_model["o"] > by_model["n"]
