@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +24,7 @@ from benchmarks import (
 )
 from benchmarks.anonymous import argument
 from benchmarks.form import CouldNotMeasure, Options, Report, run
-from benchmarks.interference_arms import ARMS
+from benchmarks.interference_arms import ARMS, SHARE_OF
 from benchmarks.interference_report import report_of
 from benchmarks.interference_rig import Folders, Rig
 from benchmarks.interference_run import Measurement, Plan
@@ -34,13 +34,13 @@ from engine import embedded
 from engine.vllm.online_first import channel
 
 DESCRIPTION = "Online latency and batch throughput side by side on one real engine, under each scheduling policy."
-MINUTES, MINUTES_QUICK = 50.0, 3.3
+MINUTES, MINUTES_QUICK = 50.0, 2.8
 ROUNDS, ROUNDS_QUICK = 8, 2
 SETTLE_SECONDS, SETTLE_SECONDS_QUICK = 4.0, 2.0
 PRESENCE = 0.275
 
 
-def plan_of(options: Options, arms: int) -> Plan:
+def plan_of(options: Options, arms: Collection[str]) -> Plan:
     rounds = int(str(options.extra["rounds"] or (ROUNDS_QUICK if options.quick else ROUNDS)))
     minutes = float(str(options.extra["minutes"] or (MINUTES_QUICK if options.quick else MINUTES)))
     return Plan.fitting(
@@ -48,6 +48,7 @@ def plan_of(options: Options, arms: int) -> Plan:
         rounds=rounds,
         arms=arms,
         settle_seconds=SETTLE_SECONDS_QUICK if options.quick else SETTLE_SECONDS,
+        once=frozenset(SHARE_OF.values()) if options.quick else frozenset(),
     )
 
 
@@ -59,7 +60,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
         interference_plot.check_available()
     changes = cast("Sequence[str]", options.extra["orders"] or ())
     arms = interference_arms.chosen(str(options.extra["arms"] or ""), quick=options.quick, changes=changes)
-    plan = plan_of(options, len(arms))
+    plan = plan_of(options, arms)
     trace, presence = str(options.extra["trace"]), float(str(options.extra["presence"]))
     model = options.model or embedded.CHAT.id
     with tempfile.TemporaryDirectory(prefix="nightbatch-bench-", ignore_cleanup_errors=True) as scratch:

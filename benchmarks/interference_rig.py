@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +97,17 @@ class Rig:
         step_log.write_knobs(self._folders.chat, Knobs(setting.step_tokens, setting.is_fcfs))
         interference_server.tell(self._folders.control, setting)
 
+    def inflight(self) -> int:
+        """Batch requests that the chat engine has been given."""
+        return interference_server.tell(self._folders.control)
+
     def reported(self) -> Report:
         return self._channel.reported(Report())
 
-    def wait_until_running(self, least: float, most: float, seconds_max: float) -> bool:
-        """Until so many requests hold a slot of the chat engine; False when it takes too long."""
+    def wait(self, done: Callable[[], bool], seconds_max: float) -> bool:
+        """Whether it came true in time."""
         deadline = time.monotonic() + seconds_max
-        while not least <= self.chat.running() <= most:
+        while not done():
             if time.monotonic() > deadline:
                 return False
             time.sleep(SETTLE_POLL_SECONDS)

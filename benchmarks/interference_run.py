@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,7 @@ from benchmarks.interference_figures import Window
 from benchmarks.interference_rig import Rig
 from benchmarks.online_trace import Arrival
 from benchmarks.throughput import order_of
+from benchmarks.with_upload import Moved, Transfers
 
 WINDOW_SECONDS_MIN = 5.0
 FILL_SECONDS_MAX = 60.0
@@ -35,16 +36,20 @@ SLOTS_ASSUMED = 64
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long what takes."""
+    """How long what takes. Arms in `once` have a window in the first round only."""
 
     rounds: int
     settle_seconds: float
     seconds: float
+    once: frozenset[str] = frozenset()
 
     @classmethod
-    def fitting(cls, seconds: float, *, rounds: int, arms: int, settle_seconds: float) -> Plan:
+    def fitting(
+        cls, seconds: float, *, rounds: int, arms: Collection[str], settle_seconds: float, once: frozenset[str]
+    ) -> Plan:
         """Windows as long as the time allows."""
-        return cls(rounds, settle_seconds, max(WINDOW_SECONDS_MIN, seconds / (rounds * arms) - settle_seconds))
+        windows = rounds * len(arms) - (rounds - 1) * len(once.intersection(arms))
+        return cls(rounds, settle_seconds, max(WINDOW_SECONDS_MIN, seconds / windows - settle_seconds), once)
 
 
 class Measurement:
@@ -57,13 +62,19 @@ class Measurement:
         self._slots = engines.slots or SLOTS_ASSUMED
         self._backlog = Backlog(api, engines.models[0], rig.scratch)
         self._embeddings = EmbeddingsBacklog(api, engines.embeddings, rig.scratch) if engines.embeddings else None
+        self._transfers: Transfers | None = None
+        self._api = api
         self._capped = False
 
     def run(self, arms: Mapping[str, Setting], windows: Sequence[Sequence[Arrival]]) -> dict[str, list[Window]]:
+        if any(setting.beside == "transfers" for setting in arms.values()):
+            self._transfers = Transfers(self._api, self._rig.scratch)
         self._fill()
         measured: dict[str, list[Window]] = {name: [] for name in arms}
         for round_no, arrivals in enumerate(windows):
             for name in order_of(round_no, list(arms)):
+                if round_no and name in self._plan.once:
+                    continue
                 window = self._window(arms[name], arrivals)
                 measured[name].append(window)
                 self._say(f"round {round_no + 1} of {len(windows)}, {name}: {told(window)}")
@@ -71,7 +82,7 @@ class Measurement:
 
     def _fill(self) -> None:
         self._backlog.top_up()
-        if not self._rig.wait_until_running(FULL_SHARE * self._slots, self._slots, FILL_SECONDS_MAX):
+        if not self._rig.wait(self._is_full, FILL_SECONDS_MAX):
             running = self._rig.chat.running()
             raise CouldNotMeasure(f"only {running} requests run after {FILL_SECONDS_MAX:.0f} s of batch work")
         time.sleep(LEARN_SECONDS)
@@ -90,12 +101,15 @@ class Measurement:
         """What was capped is filled up again first, what is capped is waited for: neither belongs to a window."""
         if setting.beside == "batch" and setting.cap == "none" and (self._capped or not setting.bounds_steps):
             self._rig.apply(ARMS["batch_alone"])
-            self._rig.wait_until_running(FULL_SHARE * self._slots, self._slots, REFILL_SECONDS_MAX)
+            self._rig.wait(self._is_full, REFILL_SECONDS_MAX)
             self._capped = False
         self._rig.apply(setting)
         if setting.cap == "static":
-            self._rig.wait_until_running(0, STATIC_CAP, DRAIN_SECONDS_MAX)
+            self._rig.wait(lambda: self._rig.inflight() <= STATIC_CAP, DRAIN_SECONDS_MAX)
         self._capped = self._capped or setting.cap != "none"
+
+    def _is_full(self) -> bool:
+        return self._rig.chat.running() >= FULL_SHARE * self._slots
 
     @contextmanager
     def _beside(self, setting: Setting) -> Iterator[Callable[[], float]]:
@@ -105,8 +119,18 @@ class Measurement:
                 raise CouldNotMeasure(f"{setting.name}: there is no embeddings engine")
             with self._embeddings.lasting(self._plan.settle_seconds + self._plan.seconds):
                 yield lambda: 0.0
+        elif setting.beside == "transfers":
+            if self._transfers is None:
+                raise CouldNotMeasure(f"{setting.name}: there is nothing to transfer")
+            with self._transfers.lasting() as end:
+                yield lambda: _during(end(), self._plan.seconds)
         else:
             yield lambda: 0.0
+
+
+def _during(moved: Moved, seconds: float) -> float:
+    """MiB, of a time that also has the settling in it."""
+    return moved.mib * seconds / moved.seconds
 
 
 def told(window: Window) -> str:

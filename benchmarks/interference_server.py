@@ -31,7 +31,6 @@ from scheduler.policy.allowance import FREE
 
 REPLY_SECONDS_MAX = 600.0
 """The first reply comes when all engines are ready."""
-OK = "ok"
 
 
 class Control:
@@ -57,13 +56,19 @@ class Control:
         try:
             command = json.loads(await reader.readline())
             await self._all_ready()
-            self.apply(orders_of(command["orders"]), command["cap"])
-            said = OK
+            if "orders" in command:
+                self.apply(orders_of(command["orders"]), command["cap"])
+            said: object = self._inflight()
         except (CouldNotMeasure, KeyError, TypeError, ValueError) as error:
             said = f"{type(error).__name__}: {error}"
         writer.write(json.dumps(said).encode() + b"\n")
         await writer.drain()
         writer.close()
+
+    def _inflight(self) -> int:
+        """Batch requests that the engines which take orders have been given."""
+        names = {engine.name for engine, _ in self._links()}
+        return sum(view.inflight for view in self._house.scheduler.throttle.views() if view.engine in names)
 
     async def _all_ready(self) -> None:
         """The server answers when one of its engines does; another that still loads would take the cores."""
@@ -76,11 +81,11 @@ class Control:
         """Embeddings and whatever else is served keep the house's own rule: only the chat engine changes."""
         for engine, link in self._links():
             link.give(orders)
-            self._house.scheduler.throttle.govern(engine.name, self._governor(engine, cap))
+            self._house.scheduler.throttle.govern(engine.name, self._governor(engine, orders.mode, cap))
 
-    def _governor(self, engine: Engine, cap: Cap) -> Governor | None:
+    def _governor(self, engine: Engine, mode: Mode, cap: Cap) -> Governor | None:
         """None: the house's own rule, which is the feedback cap while the engine does not bound its steps itself."""
-        if cap == "feedback":
+        if cap == "feedback" or mode is Mode.ONLINE_FIRST:
             return None
         if cap == "aimd":
             return self._aimd.setdefault(engine.name, Aimd(lambda: engine.load().kv_use))
@@ -101,9 +106,10 @@ def orders_of(plain: dict[str, Any]) -> Orders:
     return Orders(**{**plain, "mode": Mode(plain["mode"])})
 
 
-def tell(path: Path, setting: Setting) -> None:
-    """Put an arm's settings into force; returns when they are. Runs in the benchmark's process."""
-    command = {"orders": asdict(setting.orders), "cap": setting.cap}
+def tell(path: Path, setting: Setting | None = None) -> int:
+    """Put an arm's settings into force, or only ask; returns how many batch requests the engine has been given then.
+    Runs in the benchmark's process."""
+    command = {} if setting is None else {"orders": asdict(setting.orders), "cap": setting.cap}
     with socket.socket(socket.AF_UNIX) as talking:
         talking.settimeout(REPLY_SECONDS_MAX)
         try:
@@ -112,8 +118,9 @@ def tell(path: Path, setting: Setting) -> None:
             said = json.loads(talking.makefile("rb").readline())
         except (OSError, ValueError) as error:
             raise CouldNotMeasure(f"the server takes no settings: {error}") from error
-    if said != OK:
-        raise CouldNotMeasure(f"the server did not take the settings of {setting.name}: {said}")
+    if not isinstance(said, int):
+        raise CouldNotMeasure(f"the server did not take settings: {said}")
+    return said
 
 
 def main(argv: Sequence[str]) -> int:
