@@ -88,12 +88,14 @@ class Throttle:
         registry.presence.on_change(self.look)
 
     def govern(self, engine: str, governor: Governor | None) -> None:
-        """Let another policy rule one engine; None gives it back to ours, which starts anew."""
+        """Let another policy rule one engine; None gives it back to ours, which starts anew with what is known of the
+        engine's steps."""
         if governor is None:
             self._governors.pop(engine, None)
         else:
             self._governors[engine] = governor
-        self._watched.pop(engine, None)
+        if engine in self._watched:
+            self._watched[engine] = Watched(fit=self._watched[engine].fit)
         self.look()
 
     async def run(self) -> None:
