@@ -227,7 +227,7 @@ class Scheduler:
             served=served,
         )
         waiting = held.waits
-        self._keeper.keep_only({batch.id for batch in running} - waiting.keys())
+        self._keeper.keep_only({batch.id for batch in running} - waiting.keys() | self._draining(running))
         if self._keeper.stopping:
             return
         shards = await self._watch.shards_of(running)
@@ -256,6 +256,14 @@ class Scheduler:
         self._life.want(wanted_models(running, shards, waits=waiting.keys(), now=snapshot.now, seconds_per_line=rates))
         await self._apply_pauses(planned)
         self._looked = (snapshot, planned)
+
+    def _draining(self, running: Sequence[BatchRecord]) -> set[str]:
+        """Batches with lines on an engine that is about to leave: those may finish. A person's pause takes them back
+        at once all the same."""
+        models = self._life.draining()
+        if not models:
+            return set()
+        return {b.id for b in running if b.held_at is None and models & {pin.id for pin in b.models.values()}}
 
     async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
         """Start the job that moves the batch on, if it is time for one."""

@@ -10,6 +10,7 @@ from engine.protocol import Engine, EngineState
 from engine.registry import Registry, Releasable
 from scheduler.actors.waking import sleep_until
 from scheduler.facts.capacity import Served
+from scheduler.facts.hours import open_at
 from scheduler.policy.life import Life, Lives, Release, Turn, Verdict, apart, decide
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,15 @@ class EngineLife:
     def served(self) -> dict[str, Served]:
         """When each led model is there, for whoever estimates what can be done by when."""
         return {life.model: self._served(life) for life in self._lives.models}
+
+    def draining(self) -> frozenset[str]:
+        """The models whose hours are over and that still finish what is in flight."""
+        now = self._now()
+        return frozenset(
+            life.model
+            for life in self._lives.models
+            if not open_at(life.hours, self._lives.calendar, now) and not all(map(self._gone, life.engines))
+        )
 
     def _served(self, life: Life) -> Served:
         states = [engine.status().state for name in life.engines if (engine := self._registry.engine(name)) is not None]

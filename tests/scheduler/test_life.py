@@ -19,9 +19,10 @@ from scheduler import Scheduler
 from scheduler.actors.life import EngineLife
 from scheduler.facts.hours import Hours
 from scheduler.facts.windows import Calendar, Window
+from scheduler.policy.holding import Hold
 from scheduler.policy.life import Life, Lives, TurnLimits
 from store import BatchStatus, StoreSettings, open_store
-from tests.scheduler.world import SETTINGS, World, chat, running
+from tests.scheduler.world import SETTINGS, World, chat, poll, running
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHTS = Calendar((Window("night", frozenset(range(7)), time(22), time(6), BERLIN),), zone=BERLIN)
@@ -69,6 +70,12 @@ class Led:
 
     def states(self) -> dict[str, EngineState]:
         return {name: one.status().state for name, one in self.engines.items()}
+
+    async def all_running(self, count: int) -> None:
+        async def reached() -> bool:
+            return sum(one.load().running for one in self.engines.values()) == count
+
+        await poll(reached)
 
     async def until(self, **states: EngineState) -> None:
         async with asyncio.timeout(20):
@@ -194,11 +201,13 @@ async def test_a_chat_keeps_its_turn_while_people_are_being_answered() -> None:
 
 
 @asynccontextmanager
-async def world_of(tmp_path: Path, fleet: Led) -> AsyncIterator[tuple[World, Scheduler]]:
+async def world_of(tmp_path: Path, fleet: Led, hold: Hold | None = None) -> AsyncIterator[tuple[World, Scheduler]]:
     settings = StoreSettings(disk_reserve_bytes=1024, index_workers_max=1)
     async with await open_store(tmp_path / "data", settings=settings) as store:
         world = World(store, fleet.registry, SETTINGS)
-        scheduler = Scheduler(store, fleet.registry, SETTINGS, holder="one", now=fleet.clock, lives=fleet.lives)
+        scheduler = Scheduler(
+            store, fleet.registry, SETTINGS, holder="one", now=fleet.clock, hold=hold, lives=fleet.lives
+        )
         async with running(scheduler):
             yield world, scheduler
             await scheduler.stop(0)
@@ -225,6 +234,35 @@ async def test_a_batch_stops_with_its_window_says_so_and_goes_on_in_the_next(tmp
         assert (ended.status, ended.counts.completed, ended.counts.failed) == (BatchStatus.COMPLETED, len(lines), 0)
         output, _ = await world.results(ended)
         assert [line["custom_id"] for line in output] == [line["custom_id"] for line in lines]
+
+
+async def test_lines_in_flight_when_the_window_ends_finish_during_the_drain(tmp_path: Path) -> None:
+    """Also where the batch itself has to wait for the next window from then on."""
+    clock = Clock("2026-11-25 05:59:58")  # a larger step would end the leases too
+    patient = Life("large", ("large",), Hours.OFF_PEAK, drain_seconds=30)
+    hold = Hold(NIGHTS, 1.25, 600.0)
+    async with led(patient, clock=clock, time_scale=1.0) as fleet, world_of(tmp_path, fleet, hold) as (world, _):
+        lines = [chat(f"row-{no}", "hello", model="large", max_tokens=60, ignore_eos=True) for no in range(8)]
+        batch = await world.batch(lines)
+        await fleet.all_running(8)
+        clock.set("2026-11-25 06:00")
+        ended = await world.ended(batch)
+        assert (ended.counts.completed, fleet.engines["large"].status().incarnation) == (8, 1)
+
+
+async def test_a_person_who_pauses_a_batch_does_not_wait_for_the_drain(tmp_path: Path) -> None:
+    clock = Clock("2026-11-25 05:59:58")
+    patient = Life("large", ("large",), Hours.OFF_PEAK, drain_seconds=30)
+    async with led(patient, clock=clock, time_scale=1.0) as fleet, world_of(tmp_path, fleet) as (world, scheduler):
+        lines = [chat(f"row-{no}", "hello", model="large", max_tokens=1000, ignore_eos=True) for no in range(8)]
+        batch = await world.batch(lines)
+        await fleet.all_running(8)
+        await world.store.batches.hold("t", batch.id, reason="paused", at=1)
+        clock.set("2026-11-25 06:00")
+        scheduler.wake()
+        await fleet.until(large=AWAY)
+        await fleet.all_running(0)
+        assert (await world.get(batch)).counts.completed == 0
 
 
 async def test_batches_of_two_models_that_do_not_fit_together_run_one_after_the_other(tmp_path: Path) -> None:
