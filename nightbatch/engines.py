@@ -66,7 +66,7 @@ async def build_fleet(
     planned = Planned((), ())
     local = [model for model in config.served if model.engine == "vllm"]
     if local:
-        planned = await asyncio.to_thread(plan_local, local, named)
+        planned = await asyncio.to_thread(plan_local, local, named, config.online.online_slots)
         models += [f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}" for spec in planned.specs]
         engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
     slos = {spec.name: spec.slo for spec in planned.specs}
@@ -97,11 +97,11 @@ def _policy(engine: Engine) -> BackoffPolicy:
     return REMOTE_BACKOFF if isinstance(engine, RemoteEngine) else ENGINE_BACKOFF
 
 
-def plan_local(models: Sequence[ModelConfig], named: Mapping[str, Sequence[str]]) -> Planned:
+def plan_local(models: Sequence[ModelConfig], named: Mapping[str, Sequence[str]], online_slots: int = 0) -> Planned:
     """Where each vLLM engine runs and what it gets, under the names of `named`. Blocks: reads the machine, prepares
     embedded models."""
     never_together = apart(lives_of(models, named))
-    wanted = [wish for model in models for wish in _wishes(model, named[str(model.name)], never_together)]
+    wanted = [wish for model in models for wish in _wishes(model, named[str(model.name)], never_together, online_slots)]
     known = known_options() if any(wish.engine_args for wish in wanted) else None
     cpu, cards, cores = read_cpu_memory(), read_cards(), read_cores()
     try:
@@ -119,7 +119,9 @@ def plan_local(models: Sequence[ModelConfig], named: Mapping[str, Sequence[str]]
     return planned
 
 
-def _wishes(model: ModelConfig, engines: Sequence[str], never_together: Mapping[str, frozenset[str]]) -> list[Wanted]:
+def _wishes(
+    model: ModelConfig, engines: Sequence[str], never_together: Mapping[str, frozenset[str]], online_slots: int
+) -> list[Wanted]:
     embedded = embedded_of(model)
     source, kind = model.weights, ModelKind(model.kind) if model.kind else None
     if embedded is not None:
@@ -139,6 +141,7 @@ def _wishes(model: ModelConfig, engines: Sequence[str], never_together: Mapping[
             kv_cache_bytes=model.kv_cache_mib * MIB if model.kv_cache_mib else None,
             environment=model.environment,
             online_first=model.online_first,
+            online_slots=online_slots,
             slo=model.slo.promised(),
             led=model.release != "never",
             apart=never_together.get(name, frozenset()),

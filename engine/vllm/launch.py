@@ -44,7 +44,9 @@ def flags(spec: VllmSpec, kind: ModelKind, *, channel: Path | None = None) -> li
             ours["block-size"] = [str(CPU_BLOCK_TOKENS)]
     if channel is not None and kind is ModelKind.GENERATE:
         ours["scheduler-cls"] = [SCHEDULERS["cpu" if spec.device == "cpu" else "cuda"]]
-        ours["additional-config"] = [json.dumps({"nightbatch": {"channel": str(channel)}})]
+        ours["additional-config"] = [
+            json.dumps({"nightbatch": {"channel": str(channel), "online_slots": spec.online_slots}})
+        ]
     if spec.sleep_level is not None:
         ours["enable-sleep-mode"] = []
     if spec.kv_cache_bytes is not None:

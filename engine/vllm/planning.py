@@ -28,7 +28,8 @@ CORES_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One engine as the configuration asks for it. `device` is `auto`, `cpu`, `cuda:0` or `cuda:0,1`. One that is `led`
+    """One engine as the configuration asks for it. `device` is `auto`, `cpu`, `cuda:0` or `cuda:0,1`.
+    `online_first` None: on a CPU. One that is `led`
     comes and goes while the server runs; `apart` names the engines that are never there together with it."""
 
     name: str
@@ -40,7 +41,8 @@ class Wanted:
     memory_share: float | None = None
     kv_cache_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    online_first: bool = False
+    online_first: bool | None = None
+    online_slots: int = 0
     led: bool = False
     apart: frozenset[str] = frozenset()
     sleep_level: int | None = None
@@ -207,6 +209,13 @@ def _core_wish(wanted: Wanted) -> CoreWish:
     return CoreWish(wanted.name, _ranks(wanted), wanted.environment.get(CORES_VARIABLE))
 
 
+def _online_first(wanted: Wanted, *, on_cpu: bool) -> bool:
+    """Unasked on CPUs alone: on CUDA its gain has not been measured. Only a model that generates has steps to bound."""
+    found = _inspected(wanted)
+    kind = wanted.kind or source.kind_of(found.config if found else None)
+    return kind is ModelKind.GENERATE and (on_cpu if wanted.online_first is None else wanted.online_first)
+
+
 def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: str | None) -> VllmSpec:
     on_cpu = devices == ("cpu",)
     named = names_in(to_flags(wanted.engine_args))
@@ -222,7 +231,8 @@ def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: 
         device_memory_share=grant.device_share,
         cores=cores,
         environment=wanted.environment,
-        online_first=wanted.online_first,
+        online_first=_online_first(wanted, on_cpu=on_cpu),
+        online_slots=wanted.online_slots,
         memory_bytes=grant.total_bytes,
         sleep_level=None if on_cpu else wanted.sleep_level,
         slo=wanted.slo,

@@ -23,8 +23,8 @@ class VllmSpec:
     memory plan, `cores` from the core plan; an engine argument of the same meaning wins over either. `devices` is what
     CUDA_VISIBLE_DEVICES shows to the engine. `memory_bytes` is what the plan counts for it on each of its devices:
     while less than that is free it is not started; None is not checked. With a `sleep_level` it can sleep, on CUDA.
-    `online_first` puts `engine.vllm.online_first` into its scheduler, which then
-    keeps `slo` for online requests.
+    `online_first` puts `engine.vllm.online_first` into its scheduler, which then keeps `slo` for online requests and
+    `online_slots` of its slots free of batch work while they come now and then.
     """
 
     name: str
@@ -39,6 +39,7 @@ class VllmSpec:
     cores: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     online_first: bool = False
+    online_slots: int = 0
     slo: Slo = field(default_factory=Slo)
     memory_bytes: int | None = None
     sleep_level: int | None = None

@@ -60,8 +60,8 @@ class ModelConfig(BaseModel):
     kv_cache_mib: int | None = Field(None, ge=1, description="vllm: KV cache (MiB); what is left if not given")
     environment: dict[str, str] = Field(default_factory=dict, description="vllm: variables for its engine process")
 
-    online_first: bool = Field(
-        False, description="vllm: bound batch work inside each step while an online request runs (experimental)"
+    online_first: bool | None = Field(
+        None, description="vllm: bound batch work inside each step while online requests run; if not given: on a CPU"
     )
 
     slo: SloConfig = Field(

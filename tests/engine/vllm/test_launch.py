@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_what_the_user_says_is_not_said_again() -> None:
     assert value_of(chosen, "block-size") == "64"
     assert "--enforce-eager" not in chosen
     assert "--no-enforce-eager" in chosen
+
+
+def test_the_online_first_scheduler_comes_with_its_channel_unless_another_is_asked_for() -> None:
+    ours = flags(spec(online_slots=3), ModelKind.GENERATE, channel=Path("/data/engines/chat.channel"))
+    assert ours[ours.index("--scheduler-cls") + 1].endswith(".OnlineFirstScheduler")
+    settings = json.loads(ours[ours.index("--additional-config") + 1])
+    assert settings == {"nightbatch": {"channel": "/data/engines/chat.channel", "online_slots": 3}}
+    own = flags(spec(engine_args={"scheduler_cls": "mine.Scheduler"}), ModelKind.GENERATE, channel=Path("/x"))
+    assert own[own.index("--scheduler-cls") + 1] == "mine.Scheduler"
+    assert own.count("--scheduler-cls") == 1
 
 
 def test_an_encoder_gets_no_block_size_and_a_given_kind_becomes_the_runner() -> None:

@@ -11,6 +11,7 @@ import pytest
 from engine.cores import Core
 from engine.machine import NoSuchDevice, read_cores, read_cpu_memory
 from engine.memory import GIB, Device, MemoryRefused
+from engine.protocol import ModelKind
 from engine.vllm.arguments import UnknownArgument
 from engine.vllm.planning import Planned, Wanted, plan
 from tests.engine.vllm.test_source import make_model
@@ -46,6 +47,19 @@ def test_auto_means_the_first_card_where_there_is_one(model: str) -> None:
     assert (spec.device, spec.devices, spec.cores) == ("cuda", "0", None)
     assert spec.kv_cache_bytes is not None
     assert spec.device_memory_share is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_a_cpu", "on_a_card"), [(None, True, False), (True, True, True), (False, False, False)]
+)
+def test_steps_are_bounded_unasked_on_cpus_alone(
+    model: str, asked: bool | None, on_a_cpu: bool, on_a_card: bool
+) -> None:
+    """On CUDA its gain has not been measured; an encoder has no steps to bound."""
+    wanted = Wanted("chat", "m", model, online_first=asked)
+    assert on_cpu(wanted).specs[0].online_first is on_a_cpu
+    assert on_cards(wanted).specs[0].online_first is on_a_card
+    assert not on_cpu(replace(wanted, kind=ModelKind.POOLING)).specs[0].online_first
 
 
 def test_tensor_parallelism_takes_as_many_cards_and_divides_the_weights(model: str) -> None:
