@@ -4,9 +4,9 @@ spare."""
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +41,8 @@ def pools(jobs: Sequence[Job], together: Mapping[str, str] | None = None) -> lis
         first, *others = job.models or (ModelKey("", ""),)
         for other in others:
             leader[find(other)] = find(first)
-        for key in job.models if together else ():
-            if (device := together.get(key.id)) is not None:
+        for key in job.models:
+            if together is not None and (device := together.get(key.id)) is not None:
                 leader[find(key)] = find(ModelKey("", device))
         find(first)
     found: dict[ModelKey, list[Job]] = defaultdict(list)
@@ -88,18 +88,32 @@ def weigh(
 class Spare:
     """What is left of the engines' time before each deadline once all that is due until then is done."""
 
-    def __init__(self, kept: Sequence[Job], capacity_seconds: Callable[[float], float], *, margin: float) -> None:
-        """`margin` 1.3 counts the work as a third more than estimated."""
+    def __init__(
+        self,
+        kept: Sequence[Job],
+        capacity_seconds: Callable[[float], float],
+        *,
+        margin: float,
+        regardless: Collection[str] = (),
+    ) -> None:
+        """`margin` 1.3 counts the work as a third more than estimated. The work of `regardless` counts, but not their
+        deadlines: they cannot run now whatever waits for them."""
         self._margin = margin
         self._due = [job.due_at for job in kept]
         work = np.cumsum([job.work_known for job in kept]) if kept else np.zeros(0)
         room = np.array([capacity_seconds(due) for due in self._due])
         self._spare: NDArray[np.float64] = room - margin * work
+        self._spare[[place for place, job in enumerate(kept) if job.batch_id in regardless]] = np.inf
 
     def before(self, due_at: float) -> float:
         """The least over all deadlines before this one: how long they can be made to wait for something else."""
         place = bisect_left(self._due, due_at)
         return float(self._spare[:place].min()) if place else float("inf")
+
+    def at(self, due_at: float) -> float:
+        """At the last deadline up to this one."""
+        place = bisect_right(self._due, due_at) - 1
+        return float(self._spare[place]) if place >= 0 else float("inf")
 
     def from_(self, due_at: float) -> float:
         """The least over all deadlines from this one on."""

@@ -138,18 +138,26 @@ def _in_order(pool: Sequence[Job], queue: Queue, order: Order) -> list[tuple[Job
 
 def _ahead_of_deadlines(demand: Demand, queue: Queue, order: Order, capacity: Capacity) -> list[tuple[Job, Turn]]:
     """Those that all deadlines before their own can wait for, in the order in which they run."""
-    spare = Spare(demand.kept, capacity.seconds, margin=order.estimate_margin)
+    spare = Spare(demand.kept, capacity.seconds, margin=order.estimate_margin, regardless=queue.waiting)
     lost = {job.batch_id for job in demand.given_up}
     over = {tenant for tenant, seconds in queue.ahead.items() if seconds > order.fair_lag_seconds}
     jobs = [job for job in (*demand.kept, *demand.given_up) if job.batch_id not in queue.waiting]
+
+    def turn_of(job: Job) -> Turn:
+        if job.batch_id in lost:
+            return Turn.UNLIKELY
+        if job.batch_id in short:
+            return Turn.DUE
+        return Turn.FAIR if job.tenant in over else Turn.SHORT
+
+    short = {job.batch_id for job in jobs if spare.at(job.due_at) < 0}
     in_lines = any(job.work_seconds is None for job in jobs)
     jobs.sort(key=lambda job: (job.tenant in over, eagerness(job, queue.now, in_lines=in_lines), job.due_at))
-    found = []
-    for job in jobs[:LOOKED_AT_MAX]:
-        if spare.put_ahead(job.work_known, float("inf") if job.batch_id in lost else job.due_at):
-            turn = Turn.UNLIKELY if job.batch_id in lost else Turn.FAIR if job.tenant in over else Turn.SHORT
-            found.append((job, turn))
-    return found
+    return [
+        (job, turn_of(job))
+        for job in jobs[:LOOKED_AT_MAX]
+        if spare.put_ahead(job.work_known, float("inf") if job.batch_id in lost else job.due_at)
+    ]
 
 
 def eagerness(job: Job, now: float, *, in_lines: bool) -> float:

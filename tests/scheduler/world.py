@@ -27,6 +27,7 @@ from engine.registry import Registry
 from scheduler import Scheduler, SchedulerSettings
 from scheduler.actors.notifier import Target
 from scheduler.policy.holding import Hold
+from scheduler.policy.terms import Terms
 from store import BatchRecord, BatchStatus, FileRecord, NewBatch, OnDeadline, PinnedModel, Store
 from store.records import OnInvalidLine
 
@@ -124,11 +125,14 @@ class World:
         holder: str = "one",
         store: Store | None = None,
         hold: Hold | None = None,
+        terms: Terms | None = None,
         targets: Sequence[Target] = (),
         **changed: Any,
     ) -> Scheduler:
         settings = replace(self.settings, **changed)
-        return Scheduler(store or self.store, self.registry, settings, holder=holder, hold=hold, targets=targets)
+        return Scheduler(
+            store or self.store, self.registry, settings, holder=holder, hold=hold, terms=terms, targets=targets
+        )
 
     async def get(self, batch: BatchRecord) -> BatchRecord:
         found = await self.store.batches.get("t", batch.id)
