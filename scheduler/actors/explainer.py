@@ -47,6 +47,8 @@ class Explainer:
                 engines=self._engines(),
                 serving=self._serving(),
                 calendar=snapshot.calendar,
+                ready_at=self._ready_at(snapshot.outages),
+                served=snapshot.served,
             )
         )
         self._forget(found)
@@ -70,6 +72,10 @@ class Explainer:
             for model in engine.models():
                 found.setdefault(ModelKey(model.id, model.revision), []).append(engine.name)
         return found
+
+    def _ready_at(self, keys: Iterable[ModelKey]) -> dict[ModelKey, float]:
+        known = {key: self._registry.ready_at(key.id, key.revision) for key in keys}
+        return {key: at for key, at in known.items() if at is not None}
 
     def _forget(self, found: Mapping[str, Schedule]) -> None:
         for gone in self._written.keys() - found.keys():

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from scheduler.facts.capacity import ALWAYS_SERVED, Served
+from scheduler.facts.hours import Hours
 from scheduler.facts.windows import CHUNK_SECONDS, HORIZON_SECONDS, Calendar
 from scheduler.policy.planner import ModelKey
 from store.records import HELD, BatchRecord
@@ -39,7 +41,9 @@ class Seen:
 
     `waits` has the batches that must not run now, and why, `rescued` those that run now although they would wait for
     off-peak hours; `outages` says it of models without a ready engine.
-    `inflight` counts each batch's lines that an engine has. `serving` names the engines of each model.
+    `inflight` counts each batch's lines that an engine has. `serving` names the engines of each model. `ready_at` is
+    when the engine of a model that cannot run should be ready, where that is known, and `served` tells of the hours of
+    models that come and go, by id.
     """
 
     now: float
@@ -53,6 +57,8 @@ class Seen:
     engines: Mapping[str, EngineSight] = field(default_factory=dict)
     serving: Mapping[ModelKey, Sequence[str]] = field(default_factory=dict)
     calendar: Calendar = field(default_factory=Calendar)
+    ready_at: Mapping[ModelKey, float] = field(default_factory=dict)
+    served: Mapping[str, Served] = field(default_factory=dict)
 
 
 def explain(seen: Seen) -> dict[str, Schedule]:
@@ -175,15 +181,20 @@ def _pressures(engines: Sequence[EngineSight]) -> str:
 def _estimate(
     batch: BatchRecord, place: Place, seen: Seen, code: str, ahead_seconds: float | None
 ) -> tuple[int | None, int | None]:
-    """When it should start and end: after all that is ahead, in open windows only if it waits for one. No start for
-    what runs; neither for what waits for somebody, since nobody knows how long that takes."""
+    """When it should start and end: after all that is ahead, in open windows only if it waits for one or its model is
+    there in them only. No start for what runs; neither for what waits for somebody, since nobody knows how long that
+    takes. An engine that is away or starting says itself when it should be ready."""
     if code in RUNNING:
         known = seen.now + place.work_seconds if place.work_seconds is not None else None
         return None, batch.eta_at if batch.eta_at is not None else _at(known)
-    if code not in ("off_peak", "behind", "next", "online") or ahead_seconds is None:
+    since: float | None = seen.now
+    if code == "engine":
+        since = min((seen.ready_at[key] for key in models_of(batch) if key in seen.ready_at), default=None)
+    if code not in ("off_peak", "behind", "next", "online", "engine") or ahead_seconds is None or since is None:
         return None, None
-    calendar = seen.calendar if code == "off_peak" else Calendar()
-    start = after_open(calendar, seen.now, ahead_seconds)
+    off_peak_only = any(seen.served.get(key.id, ALWAYS_SERVED).hours is Hours.OFF_PEAK for key in models_of(batch))
+    calendar = seen.calendar if code == "off_peak" or off_peak_only else Calendar()
+    start = after_open(calendar, since, ahead_seconds)
     if start is None or place.work_seconds is None:
         return _at(start), None
     return _at(start), _at(after_open(calendar, start, place.work_seconds))

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.facts.capacity import Served
+from scheduler.facts.hours import Hours
 from scheduler.facts.windows import Calendar, Window
 from scheduler.policy.explaining import TURNS, Place, Seen, after_open, differs, explain, window_of
 from scheduler.policy.planner import ModelKey
@@ -262,3 +264,18 @@ def test_the_row_wins_where_it_has_moved_on() -> None:
     ):
         found = current(batch("a", schedule=None if written is None else written.encode(), **changed), at=9)
         assert (found.state, found.code) == (state, code), changed
+
+
+def test_a_batch_whose_engine_is_away_starts_when_it_is_ready_and_ends_within_its_hours() -> None:
+    away = {CHAT: "Model 'chat' waits: engine sim is away (until Tue 24 Nov 22:00)"}
+    opens = at("2026-11-24T22:00")
+    seen = look(batch("b"), outages=away, ready_at={CHAT: opens + 120}, calendar=NIGHTS)
+    seen = replace(seen, order=[Place("b", work_seconds=10 * HOUR)])
+    found = explain(replace(seen, served={"chat": Served(Hours.OFF_PEAK)}))["b"]
+    assert (found.code, found.starts_at, found.ends_at) == ("engine", opens + 120, at("2026-11-26T00:02"))
+    assert explain(seen)["b"].ends_at == opens + 120 + 10 * HOUR
+
+
+def test_nobody_knows_when_an_engine_is_back_that_does_not_say_so() -> None:
+    found = explain(look(batch("b"), outages={CHAT: "Model 'chat' waits: engine sim is down"}))["b"]
+    assert (found.code, found.starts_at, found.ends_at) == ("engine", None, None)
