@@ -61,25 +61,29 @@ async def build_fleet(
     names = EngineNames()
     named = name_engines(config.served, names)
     lives = lives_of(config.served, named)
+    when = {life.model: f", {describe(life)}" for life in lives}
     engines: list[Engine] = []
     models: list[str] = []
     planned = Planned((), ())
     local = [model for model in config.served if model.engine == "vllm"]
     if local:
         planned = await asyncio.to_thread(plan_local, local, named, config.online.online_slots)
-        models += [f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}" for spec in planned.specs]
+        models += [
+            f"{spec.model_id}: vllm on {spec.device}, engine {spec.name}{when.get(spec.model_id, '')}"
+            for spec in planned.specs
+        ]
         engines += [VllmEngine(spec, folder=folder, now=now) for spec in planned.specs]
     slos = {spec.name: spec.slo for spec in planned.specs}
     for model in config.served:
         before = len(engines)
         if model.engine == "simulated":
             engines += simulated_engines(model, named[str(model.name)], now)
-            models.append(f"{model.name}: simulated, profile {model.profile}, {model.time_scale:g} x real time")
+            profile = f"simulated, profile {model.profile}, {model.time_scale:g} x real time"
+            models.append(f"{model.name}: {profile}{when.get(str(model.name), '')}")
         elif model.engine == "remote":
             engines += remote_engines(model, environment, names, now)
             models += [f"{model.name or 'whatever it serves'}: upstream {url}" for url in model.upstreams]
         slos |= {engine.name: model.slo.promised() for engine in engines[before:]}
-    models += [f"{life.model}: {describe(life)}" for life in lives]
     supervised = tuple(Supervised(engine, _policy(engine), now=now, start_times=start_times) for engine in engines)
     devices = {spec.name: devices_of(spec) for spec in planned.specs}
     devices |= {engine.name: frozenset({engine.name}) for engine in engines if isinstance(engine, SimulatedEngine)}

@@ -10,7 +10,7 @@ from nightbatch.engine_names import EngineNames
 from scheduler.facts.hours import Hours
 from scheduler.policy.life import Life, Lives, Release, TurnLimits
 
-HOURS_IN_WORDS = {Hours.ALWAYS: "", Hours.OFF_PEAK: " in off-peak windows", Hours.PEAK: " outside off-peak windows"}
+HOURS_IN_WORDS = {Hours.OFF_PEAK: "in off-peak windows only", Hours.PEAK: "outside off-peak windows only"}
 RELEASE_IN_WORDS = {Release.SLEEP: "sleeps", Release.STOP: "stops"}
 
 
@@ -42,6 +42,7 @@ def lives(config: Config, models: tuple[Life, ...]) -> Lives:
 
 
 def describe(life: Life) -> str:
-    """One line for people, behind what the model is served by."""
-    turns = f", takes turns in '{life.turns}'" if life.turns is not None else ""
-    return f"there{HOURS_IN_WORDS[life.hours]}{turns}, {RELEASE_IN_WORDS[life.release]} then"
+    """For people, behind what the model is served by."""
+    hours = [HOURS_IN_WORDS[life.hours]] if life.hours is not Hours.ALWAYS else []
+    turns = [f"in turns with the others of '{life.turns}'"] if life.turns is not None else []
+    return f"{', '.join([*hours, *turns])}; then it {RELEASE_IN_WORDS[life.release]}"

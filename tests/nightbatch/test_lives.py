@@ -97,8 +97,8 @@ def test_what_is_not_said_is_chosen(tmp_path: Path) -> None:
         Hours.ALWAYS,
         Hours.OFF_PEAK,
     )
-    assert describe(night) == "there in off-peak windows, stops then"
-    assert describe(guest) == "there in off-peak windows, takes turns in 'gpu', stops then"
+    assert describe(night) == "in off-peak windows only; then it stops"
+    assert describe(guest) == "in off-peak windows only, in turns with the others of 'gpu'; then it stops"
 
 
 async def test_a_server_leaves_led_engines_to_the_scheduler_and_starts_the_others(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ async def test_a_server_leaves_led_engines_to_the_scheduler_and_starts_the_other
                 changed.clear()
                 await changed.wait()
         assert (led.name, led.status().state) == ("m1", EngineState.STOPPED)
-        assert house.fleet.models[-1] == "m1: there in off-peak windows, stops then"
+        assert house.fleet.models[0].endswith("1 x real time, in off-peak windows only; then it stops")
     finally:
         await house.registry.stop()
         await house.store.close()
