@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +92,27 @@ class Backlog:
         self._open: set[str] = set()
 
     def top_up(self) -> None:
-        self._open -= {batch.id for batch in self._recent() if batch.status in client.TERMINAL}
+        self._open = {batch_id for batch_id in self._open if not self._has_ended(batch_id)}
         while len(self._open) < OPEN_BATCHES_MIN:
             self._path.write_bytes(self._lines.batch())
             self._open.add(client.create(self._api, client.upload(self._api, self._path)).id)
 
-    def _recent(self) -> Iterator[openai.types.Batch]:
-        """Only as many as can have been open when this last looked."""
-        if not self._open:
-            return
-        for seen, batch in enumerate(self._api.batches.list(limit=100)):
-            if seen >= 2 * OPEN_BATCHES_MIN:
-                return
-            if batch.status == "failed":
-                raise CouldNotMeasure(f"a batch of the backlog failed: {batch.errors}")
-            yield batch
+    def pause(self) -> None:
+        """What is in flight goes back to its queue; the engine is idle within a step."""
+        self._tell("pause")
+
+    def resume(self) -> None:
+        self._tell("resume")
+
+    def _tell(self, word: str) -> None:
+        for batch_id in self._open:
+            try:
+                self._api.post(f"/batches/{batch_id}/{word}", cast_to=object)
+            except openai.ConflictError:
+                continue  # it has ended
+
+    def _has_ended(self, batch_id: str) -> bool:
+        batch = self._api.batches.retrieve(batch_id)
+        if batch.status == "failed":
+            raise CouldNotMeasure(f"a batch of the backlog failed: {batch.errors}")
+        return batch.status in client.TERMINAL

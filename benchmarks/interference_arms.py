@@ -22,7 +22,8 @@ Beside = Literal["batch", "nothing", "embeddings", "transfers"]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`beside` is what runs beside the online requests; with anything but `batch` the chat engine's batch is held."""
+    """`beside` is what runs beside the online requests; with anything but `batch` the batches of the chat engine are
+    paused."""
 
     name: str
     orders: Orders
@@ -52,12 +53,11 @@ class Setting:
 
 STOCK = Orders(mode=Mode.PRIORITY)
 OURS = Orders(mode=Mode.ONLINE_FIRST)
-HELD = replace(OURS, is_paused=True)
 
 ARMS: Mapping[str, Setting] = {
     one.name: one
     for one in (
-        Setting("online_alone", HELD, beside="nothing"),
+        Setting("online_alone", STOCK, beside="nothing"),
         Setting("batch_alone", STOCK, online=False),
         Setting("batch_alone_256", STOCK, online=False, step_tokens=SMALL_STEP_TOKENS),
         Setting("online_first", OURS),
@@ -67,17 +67,17 @@ ARMS: Mapping[str, Setting] = {
         Setting("feedback_cap", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="feedback"),
         Setting("static_cap", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="static"),
         Setting("aimd", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="aimd"),
-        Setting("other_engine", HELD, beside="embeddings"),
-        Setting("embeddings_alone", HELD, online=False, beside="embeddings"),
-        Setting("with_upload", HELD, beside="transfers"),
-        Setting("transfers_alone", HELD, online=False, beside="transfers"),
+        Setting("other_engine", OURS, beside="embeddings"),
+        Setting("embeddings_alone", OURS, online=False, beside="embeddings"),
+        Setting("with_upload", OURS, beside="transfers"),
+        Setting("transfers_alone", OURS, online=False, beside="transfers"),
     )
 }
-"""In this order a round passes through them: those with caps stand together, since filling and emptying an engine takes
-its time."""
+"""In this order a round passes through them: those with caps stand together, and so do those without batch work, since
+filling and emptying an engine takes its time."""
 
 SHARE_OF: Mapping[str, str] = {"embeddings": "embeddings_alone", "transfers": "transfers_alone"}
-"""Where the chat engine's batch is held: the arm of which the other work's rate is a share."""
+"""Where the chat engine's batches are paused: the arm of which the other work's rate is a share."""
 
 NEEDED = ("online_alone", "batch_alone")
 QUICK = (

@@ -52,10 +52,10 @@ class Steps:
             self._read += found.index(inside[0])
         return inside
 
-    def running(self) -> int:
-        """Requests that hold a slot, as of the last step."""
+    def running(self, *, since: float) -> int:
+        """Requests that held a slot in the last step, 0 when there was none since then."""
         found = step_log.read_steps(self.folder, after=self._read)
-        return found[-1].running if found else 0
+        return found[-1].running if found and found[-1].ended_at > since else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class Measurement:
         self._transfers: Transfers | None = None
         self._api = api
         self._capped = False
+        self._paused = False
 
     def run(self, arms: Mapping[str, Setting], windows: Sequence[Sequence[Arrival]]) -> dict[str, list[Window]]:
         if any(setting.beside == "transfers" for setting in arms.values()):
@@ -82,34 +83,48 @@ class Measurement:
 
     def _fill(self) -> None:
         self._backlog.top_up()
-        if not self._rig.wait(self._is_full, FILL_SECONDS_MAX):
-            running = self._rig.chat.running()
-            raise CouldNotMeasure(f"only {running} requests run after {FILL_SECONDS_MAX:.0f} s of batch work")
+        if not self._refill(FILL_SECONDS_MAX):
+            raise CouldNotMeasure(f"the engine's slots were not taken after {FILL_SECONDS_MAX:.0f} s of batch work")
         time.sleep(LEARN_SECONDS)
 
     def _window(self, setting: Setting, arrivals: Sequence[Arrival]) -> Window:
         plan = self._plan
         self._enter(setting)
         began = time.monotonic()
-        self._backlog.top_up()
         with self._beside(setting) as done:
             settle = max(0.0, plan.settle_seconds - (time.monotonic() - began))
             window = self._rig.window(arrivals if setting.online else (), settle_seconds=settle, seconds=plan.seconds)
             return replace(window, moved_mib=done())
 
     def _enter(self, setting: Setting) -> None:
-        """What was capped is filled up again first, what is capped is waited for: neither belongs to a window."""
-        if setting.beside == "batch" and setting.cap == "none" and (self._capped or not setting.bounds_steps):
-            self._rig.apply(ARMS["batch_alone"])
-            self._rig.wait(self._is_full, REFILL_SECONDS_MAX)
-            self._capped = False
+        """What was emptied is filled again first, what is to be emptied is waited for: neither belongs to a window."""
+        if setting.beside != "batch":
+            self._empty()
+            self._rig.apply(setting)
+            return
+        if self._paused:
+            self._backlog.resume()
+        self._backlog.top_up()
+        if self._paused or (setting.cap == "none" and (self._capped or not setting.bounds_steps)):
+            self._refill(REFILL_SECONDS_MAX)
+            self._capped = self._paused = False
         self._rig.apply(setting)
         if setting.cap == "static":
             self._rig.wait(lambda: self._rig.inflight() <= STATIC_CAP, DRAIN_SECONDS_MAX)
         self._capped = self._capped or setting.cap != "none"
 
-    def _is_full(self) -> bool:
-        return self._rig.chat.running() >= FULL_SHARE * self._slots
+    def _empty(self) -> None:
+        if not self._paused:
+            self._backlog.pause()
+            self._paused = True
+        if not self._rig.wait(lambda: self._rig.inflight() == 0, DRAIN_SECONDS_MAX):
+            raise CouldNotMeasure(f"paused batches still had requests in flight after {DRAIN_SECONDS_MAX:.0f} s")
+
+    def _refill(self, seconds_max: float) -> bool:
+        """At full speed, until the slots are taken; False when that takes too long."""
+        since = time.time()
+        self._rig.apply(ARMS["batch_alone"])
+        return self._rig.wait(lambda: self._rig.chat.running(since=since) >= FULL_SHARE * self._slots, seconds_max)
 
     @contextmanager
     def _beside(self, setting: Setting) -> Iterator[Callable[[], float]]:

@@ -17,10 +17,6 @@ from benchmarks.step_log import KNOBS, Step
 from engine.protocol import BATCH_PRIORITY
 from engine.vllm.online_first.scheduler import OnlineFirstAsyncScheduler, OnlineFirstScheduler
 
-IDLE_SECONDS = 0.002
-"""While everything that is resident is held, vLLM would run its loop over nothing at full speed and take a core from
-what is measured. A request that comes meanwhile waits half of this on average."""
-
 
 class _Measured:
     """A mixin before either class."""
@@ -53,9 +49,7 @@ class _Measured:
         began = time.perf_counter()
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         scheduled = output.num_scheduled_tokens
-        if not scheduled:
-            time.sleep(IDLE_SECONDS)
-        else:
+        if scheduled:
             online = self._online_ids & scheduled.keys()
             prompts = {name: tokens for name, tokens in scheduled.items() if tokens > 1}
             online_prompt = sum(tokens for name, tokens in prompts.items() if name in online)
