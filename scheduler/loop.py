@@ -113,7 +113,9 @@ class Scheduler:
         self._keeper = Keeper(
             registry, settings, self._inputs, leases, self._dispatcher, self._recorder, self._jobs, wake=self.wake
         )
-        self._life = EngineLife(registry, lives, now=now, start_seconds=start_seconds)
+        self._life = EngineLife(
+            registry, lives, now=now, start_seconds=start_seconds, look_seconds=settings.life_look_seconds
+        )
         admission = Admission(
             self._measures,
             self._terms,

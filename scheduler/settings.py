@@ -35,6 +35,8 @@ class SchedulerSettings:
 
     tick_seconds: float = 0.5
     """How often the loop looks at the store without being woken."""
+    life_look_seconds: float = 1.0
+    """How often the hours and turns of engines that come and go are looked at."""
     tick_seconds_min: float = 0.01
     """Wake-ups closer together than this become one tick."""
 

@@ -15,9 +15,6 @@ from scheduler.policy.life import Life, Lives, Release, Turn, Verdict, apart, de
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-
-
 class EngineLife:
     """Leads the engines of `lives` and no others. `now` is the wall clock: windows follow it, also when it jumps."""
 
@@ -28,11 +25,13 @@ class EngineLife:
         *,
         now: Callable[[], float],
         start_seconds: Callable[[str], float] = lambda _engine: 0.0,
+        look_seconds: float = 1.0,
     ) -> None:
         self._registry = registry
         self._lives = lives
         self._now = now
         self._start_seconds = start_seconds
+        self._look_seconds = look_seconds
         self._apart = apart(lives.models)
         self._slack: Mapping[str, float] = {}
         self._turns: Mapping[str, Turn] = {}
@@ -76,7 +75,7 @@ class EngineLife:
                 await self.look()
             except Exception:  # the next look tries again: engines must not stay where they are for good
                 log.exception("the engines' hours could not be looked after")
-            await sleep_until(self._wake, LOOK_SECONDS)
+            await sleep_until(self._wake, self._look_seconds)
 
     async def look(self) -> None:
         """Send away first, then bring what has room."""
