@@ -18,7 +18,8 @@ def _meter() -> RateMeter:
 @dataclass(slots=True)
 class ModelRate:
     """Measured while the model has lines waiting, so that its engines are as busy as they may be. Before that happens
-    for the first time any line counts: a rough figure is better than none."""
+    for the first time any line counts, a rough figure being better than none; time in which none ended may have been
+    idle, and does not."""
 
     _off_peak: RateMeter = field(default_factory=_meter)
     _peak: RateMeter = field(default_factory=_meter)
@@ -27,7 +28,7 @@ class ModelRate:
     def add(self, *, lines: int, busy_seconds: float, is_peak: bool, is_full: bool) -> None:
         if is_full and not self._is_sure:
             self._is_sure, self._off_peak, self._peak = True, _meter(), _meter()
-        if is_full or not self._is_sure:
+        if is_full or (lines and not self._is_sure):
             (self._peak if is_peak else self._off_peak).add(lines=lines, busy_seconds=busy_seconds)
 
     @property
