@@ -28,6 +28,9 @@ from store.records import StoreError
 log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 2
+SWITCH_SECONDS = 0.0005
+"""How long a thread keeps the interpreter to itself while others wait: a tenth of Python's own choice. Each step of an
+online answer waits for as long where a thread works on a file."""
 BACKLOG_CONNECTIONS_MAX = 2048
 CLOSE_SECONDS_MAX = 5
 """How long open connections (a slow upload, a stream) hold up the end of a stopping server."""
@@ -54,6 +57,7 @@ def run_server(
     environment = os.environ if environment is None else environment
     logs.configure(config.logging.level, config.logging.format)
     keep_freed_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     if where := environment.get("NIGHTBATCH_KILL_AT"):
         install_kill(where)
