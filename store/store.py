@@ -58,6 +58,7 @@ class Store:
         """Asked before bytes are indexed, ordered, composed, merged or compressed."""
         self.download_pace = download_pace
         self._settings = settings
+        self._lingering: asyncio.TimerHandle | None = None
         self._opened = opened
 
     def order_path(self, batch_id: str) -> Path:
@@ -74,7 +75,18 @@ class Store:
         return self.blobs.index_path(blob)
 
     def yield_to_online(self, present: bool) -> None:
-        """Work on files goes slowly while an online request is under way on this machine, and at full speed after."""
+        """Work on files goes slowly while an online request is under way on this machine, and at full speed some time
+        after the last one. From the event loop only."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if present:
+            self._limit(True)
+        else:
+            seconds = self._settings.online_linger_seconds
+            self._lingering = asyncio.get_running_loop().call_later(seconds, self._limit, False)
+
+    def _limit(self, present: bool) -> None:
         settings = self._settings
         self.intake_pace.limit(settings.intake_bytes_per_s_online if present else None)
         self.download_pace.limit(settings.download_bytes_per_s_online if present else None)
@@ -82,6 +94,8 @@ class Store:
 
     async def close(self) -> None:
         """End the index workers, close the database, let the folder go. A second call does nothing."""
+        if self._lingering is not None:
+            self._lingering.cancel()
         await self._opened.aclose()
 
     async def __aenter__(self) -> Store:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from nightbatch.compose import compose
 from nightbatch.config import ConfigError, load
+from store.pacing import BURST_BYTES
 
+PATIENCE_SECONDS = 20.0
 SIMULATED = """[store]
 folder = "{folder}"
 intake_mib_per_s_online = 3
@@ -42,6 +45,9 @@ async def test_files_are_worked_on_slowly_while_an_online_request_runs_here(tmp_
             assert not any(pace.is_limited for pace in paces)
             with house.registry.presence.online(here), house.registry.presence.online(here):
                 assert all(pace.is_limited for pace in paces)
+            assert all(pace.is_limited for pace in paces)  # the next one often comes soon
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.gather(*(pace.taken(BURST_BYTES * 1000) for pace in paces))
             assert not any(pace.is_limited for pace in paces)
     finally:
         await house.registry.stop()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler import Scheduler
@@ -92,6 +92,7 @@ def test_what_is_no_reading_says_what_is_wrong_with_it(text: str, condition: Con
         judge(text, condition, was_busy=False)
 
 
+@settings(deadline=None)
 @given(text=st.text(), path=st.text(min_size=1), as_json=st.booleans())
 def test_no_text_is_more_than_unreadable(text: str, path: str, as_json: bool) -> None:
     condition = Condition(json_path=path, hold_above=1.0) if as_json else PRICE
@@ -99,6 +100,7 @@ def test_no_text_is_more_than_unreadable(text: str, path: str, as_json: bool) ->
         judge(text, condition, was_busy=False)
 
 
+@settings(deadline=None)
 @given(value=JSON)
 def test_any_json_has_a_reading_or_is_unreadable(value: object) -> None:
     with suppress(Unreadable):
@@ -159,6 +161,7 @@ def test_whoever_wants_it_waits_for_a_signal_that_cannot_be_read() -> None:
     assert wait_reason(SignalState(), HOLDS_BLIND, NOON) is not None
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1000), st.none() | st.floats(0, 500)), max_size=20),
     st.floats(0, 2000),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.blobs import Blobs
@@ -36,6 +36,7 @@ class Clock:
         return self.now
 
 
+@settings(deadline=None)
 @given(rate=RATES, takes=TAKES)
 def test_no_more_goes_than_the_rate_and_one_burst(rate: float, takes: list[tuple[int, float]]) -> None:
     bucket, now, used = Bucket(rate, BURST_BYTES, 0.0), 0.0, 0
@@ -50,6 +51,7 @@ def test_no_more_goes_than_the_rate_and_one_burst(rate: float, takes: list[tuple
         now += pause_seconds
 
 
+@settings(deadline=None)
 @given(rate=RATES, count=st.integers(0, 2**40))
 def test_no_piece_waits_longer_than_the_bound_however_large_it_is(rate: float, count: int) -> None:
     bucket, first = Bucket(rate, BURST_BYTES, 0.0).take(count, 0.0)
