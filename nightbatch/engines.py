@@ -21,6 +21,7 @@ from engine.supervisor import Supervised
 from engine.vllm import VllmEngine
 from engine.vllm.arguments import UnknownArgument
 from engine.vllm.flags import known_options
+from engine.vllm.online_first.policy import orders_for
 from engine.vllm.planning import Planned, Wanted, plan
 from engine.vllm.spec import VllmSpec
 from nightbatch.config import Config, ConfigError, ModelConfig
@@ -77,7 +78,7 @@ async def build_fleet(
     for model in config.served:
         before = len(engines)
         if model.engine == "simulated":
-            engines += simulated_engines(model, named[str(model.name)], now)
+            engines += simulated_engines(model, named[str(model.name)], now, config.online.online_slots)
             profile = f"simulated, profile {model.profile}, {model.time_scale:g} x real time"
             models.append(f"{model.name}: {profile}{when.get(str(model.name), '')}")
         elif model.engine == "remote":
@@ -182,7 +183,9 @@ def remote_engines(
     ]
 
 
-def simulated_engines(model: ModelConfig, names: Sequence[str], now: Callable[[], float]) -> list[SimulatedEngine]:
+def simulated_engines(
+    model: ModelConfig, names: Sequence[str], now: Callable[[], float], online_slots: int = 0
+) -> list[SimulatedEngine]:
     profile = PROFILES.get(model.profile or "")
     if profile is None:
         raise ConfigError([f"profile {model.profile!r} is not known: choose one of {', '.join(PROFILES)}"])
@@ -199,6 +202,8 @@ def simulated_engines(model: ModelConfig, names: Sequence[str], now: Callable[[]
             seed=model.seed + number,
             faults=faults,
             time_scale=model.time_scale,
+            orders=orders_for(model.slo.promised()) if model.online_first else None,
+            online_slots=online_slots,
             now=now,
         )
         for number, name in enumerate(names)

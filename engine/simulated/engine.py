@@ -38,7 +38,7 @@ class SimulatedEngine:
 
     `time_scale` stretches virtual seconds into real ones: 1 is real time, 0 (the default) as fast as the loop can.
     `report_cached_tokens` shows prefix hits in the usage; off, an answer depends on nothing but its request.
-    `online_first` bounds the batch in each step beside online requests, and keeps `online_slots` free for them.
+    With `orders` it puts online requests first inside its steps, and keeps `online_slots` free for them.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SimulatedEngine:
         faults: SimulatedFaults = SimulatedFaults(),  # noqa: B008 (frozen)
         time_scale: float = 0.0,
         report_cached_tokens: bool = False,
-        online_first: bool = False,
+        orders: Orders | None = None,
         online_slots: int = 0,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -61,7 +61,7 @@ class SimulatedEngine:
         self._dice = Dice(faults, seed)
         self._time_scale = time_scale
         self._report_cached_tokens = report_cached_tokens
-        self._orders = Orders() if online_first else None
+        self._orders = orders
         self._online_slots = online_slots
         self._board = StatusBoard(now)
         self._inflight = InFlight()

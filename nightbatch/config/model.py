@@ -13,7 +13,7 @@ from nightbatch.config.slo import SloConfig
 
 EngineName = Literal["vllm", "remote", "simulated"]
 
-ONLY_FOR: dict[str, EngineName] = {
+ONLY_FOR: dict[str, EngineName | tuple[EngineName, ...]] = {
     "source": "vllm",
     "engine_args": "vllm",
     "engine_flags": "vllm",
@@ -21,7 +21,7 @@ ONLY_FOR: dict[str, EngineName] = {
     "memory_share": "vllm",
     "kv_cache_mib": "vllm",
     "environment": "vllm",
-    "online_first": "vllm",
+    "online_first": ("vllm", "simulated"),
     "upstreams": "remote",
     "api_key_env": "remote",
     "profile": "simulated",
@@ -61,7 +61,9 @@ class ModelConfig(BaseModel):
     environment: dict[str, str] = Field(default_factory=dict, description="vllm: variables for its engine process")
 
     online_first: bool | None = Field(
-        None, description="vllm: bound batch work inside each step while online requests run; if not given: on a CPU"
+        None,
+        description="vllm, simulated: bound batch work inside each step while online requests run; "
+        "if not given: only vllm on a CPU",
     )
 
     slo: SloConfig = Field(
@@ -110,9 +112,11 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_its_engine(self) -> ModelConfig:
         for key in self.model_fields_set:
-            owner = ONLY_FOR.get(key, self.engine)
-            if owner != self.engine:
-                raise ValueError(f'{key} is for engine = "{owner}", this model has engine = "{self.engine}"')
+            given = ONLY_FOR.get(key, self.engine)
+            owners = (given,) if isinstance(given, str) else given
+            if self.engine not in owners:
+                named = " or ".join(f'"{owner}"' for owner in owners)
+                raise ValueError(f'{key} is for engine = {named}, this model has engine = "{self.engine}"')
         if self.engine == "remote" and not self.upstreams:
             raise ValueError('engine = "remote" needs upstreams = ["http://.../v1"]')
         if self.engine == "simulated" and self.profile is None:

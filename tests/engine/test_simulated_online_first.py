@@ -229,7 +229,7 @@ def chat(text: str, priority: int, output_tokens: int) -> EngineRequest:
 
 
 async def test_the_engine_pauses_its_batch_by_order_and_answers_online_meanwhile() -> None:
-    engine = SimulatedEngine("sim", CPU_135M, online_first=True, online_slots=2)
+    engine = SimulatedEngine("sim", CPU_135M, orders=Orders(), online_slots=2)
     await engine.start()
     engine.give_orders(Orders(is_paused=True))
     batch = [asyncio.create_task(engine.generate(chat(f"line {number}", 10, 50))) for number in range(20)]
@@ -242,7 +242,7 @@ async def test_the_engine_pauses_its_batch_by_order_and_answers_online_meanwhile
 
 async def test_answers_do_not_depend_on_who_was_beside() -> None:
     async def answers(*, online_first: bool) -> list[bytes]:
-        engine = SimulatedEngine("sim", CPU_135M, online_first=online_first)
+        engine = SimulatedEngine("sim", CPU_135M, orders=Orders() if online_first else None)
         await engine.start()
         requests = [chat(f"line {number}", 10 if number % 4 else 0, 60) for number in range(40)]
         results = await asyncio.gather(*(engine.generate(request) for request in requests))
