@@ -19,6 +19,7 @@ from nightbatch import logs
 from nightbatch.banner import print_banner
 from nightbatch.compose import House, compose
 from nightbatch.config import Config, ConfigError
+from nightbatch.config.tiers import doubtful
 from nightbatch.narration import EngineNarrator
 from server.parsing import EnvelopeHttpProtocol
 from store import markers
@@ -102,6 +103,8 @@ async def _serve(
     environment: Mapping[str, str],
     joined: Callable[[House], None] | None,
 ) -> int:
+    for doubt in doubtful(config.tiers):
+        log.warning(doubt)
     house = await compose(config, environment=environment)
     try:
         if joined is not None:

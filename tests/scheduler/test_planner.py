@@ -116,6 +116,23 @@ def test_every_engine_brings_room_of_its_own() -> None:
     assert len(leased(snapshot([a_batch("a")], shards_of("a", 40, lines=5), engines=engines))) == 16
 
 
+def test_an_urgent_batch_gets_the_place_of_an_idle_shard_of_the_last_one() -> None:
+    held = [HeldView("late", no, CHAT, waiting=50, is_idle=no in {3, 5}) for no in range(8)]
+    batches = [a_batch("late", expires_at=9_000), a_batch("soon", expires_at=2_000)]
+    snap = snapshot(batches, shards_of("late", 9) + shards_of("soon", 1), held=held)
+    found = plan(snap, LIMITS)
+    assert (found.leases, found.returns) == ((), (("late", 5),))
+
+
+def test_no_shard_is_given_back_for_a_less_urgent_batch_or_while_it_has_lines_in_flight() -> None:
+    busy = [HeldView("late", no, CHAT, waiting=50) for no in range(8)]
+    idle = [HeldView("soon", no, CHAT, waiting=0, is_idle=True) for no in range(8)]
+    batches = [a_batch("late", expires_at=9_000), a_batch("soon", expires_at=2_000)]
+    shards = shards_of("late", 9) + shards_of("soon", 9)
+    for held in (busy, idle):
+        assert plan(snapshot(batches, shards, held=held), LIMITS).returns == ()
+
+
 def test_a_leased_shard_is_taken_only_after_its_expiry() -> None:
     shards = [
         replace(shard, state=ShardState.LEASED, holder="other", lease_expires_at=NOW + after)
