@@ -168,7 +168,8 @@ def test_work_that_waits_for_the_night_starts_and_ends_within_nights() -> None:
 
 @pytest.mark.parametrize("code", ["held", "engine", "disk"])
 def test_nobody_can_say_how_long_a_person_an_engine_or_a_disk_takes(code: str) -> None:
-    changed: dict[str, Any] = {"engine": {"outages": {CHAT: "away"}}, "disk": {"disk_problem": "full"}}.get(code, {})
+    by_code: dict[str, dict[str, Any]] = {"engine": {"outages": {CHAT: "away"}}, "disk": {"disk_problem": "full"}}
+    changed = by_code.get(code, {})
     found = explain(look(batch("a", held_at=1 if code == "held" else None), **changed))["a"]
     assert (found.code, found.starts_at, found.ends_at) == (code, None, None)
 

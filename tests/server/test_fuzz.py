@@ -29,7 +29,8 @@ POST_PATHS = st.sampled_from(sorted(re.sub(r"\{\w+\}", "x", path) for method, pa
 READS = [(method, path) for method, path in ROUTES if method in ("GET", "DELETE")]
 KNOWN = ["model", "messages", "prompt", "input", "n", "stream", "query", "documents", "text_1", "text_2", "max_tokens",
          "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "on_invalid_line",
-         "idempotency_key", "bytes", "filename", "mime_type", "purpose", "part_ids", "md5", "where", "set"]  # fmt: skip
+         "idempotency_key", "bytes", "filename", "mime_type", "purpose", "part_ids", "md5", "where", "set",
+         "deadline_at", "service_tier"]  # fmt: skip
 PATH_TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text not in (".", ".."))
 
 
