@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from engine.registry import Registry
 from engine.slo import Slo
@@ -229,7 +229,7 @@ class Scheduler:
             served=served,
         )
         waiting = held.waits
-        self._keeper.keep_only({batch.id for batch in running} - waiting.keys() | self._draining(running))
+        self._keeper.keep_only(self._kept(running, waiting.keys()))
         if self._keeper.stopping:
             return
         shards = await self._watch.shards_of(running)
@@ -259,13 +259,17 @@ class Scheduler:
         await self._apply_pauses(planned)
         self._looked = (snapshot, planned)
 
-    def _draining(self, running: Sequence[BatchRecord]) -> set[str]:
-        """Batches with lines on an engine that is about to leave: those may finish. A person's pause takes them back
-        at once all the same."""
-        models = self._life.draining()
-        if not models:
-            return set()
-        return {b.id for b in running if b.held_at is None and models & {pin.id for pin in b.models.values()}}
+    def _kept(self, running: Sequence[BatchRecord], waiting: Collection[str]) -> set[str]:
+        """The batches whose shards stay here. Lines on an engine that is about to leave may finish, but for those that
+        a person has paused; when it has left, nothing is held for it."""
+        draining, absent = self._life.draining(), self._life.absent()
+        kept = set()
+        for batch in running:
+            models = {pin.id for pin in batch.models.values()}
+            runs = batch.id not in waiting or (batch.held_at is None and not draining.isdisjoint(models))
+            if runs and (not models or not models <= absent):
+                kept.add(batch.id)
+        return kept
 
     async def _see_to(self, batch: BatchRecord, *, is_done: bool) -> None:
         """Start the job that moves the batch on, if it is time for one."""

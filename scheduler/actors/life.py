@@ -60,6 +60,10 @@ class EngineLife:
             if not open_at(life.hours, self._lives.calendar, now) and not all(map(self._gone, life.engines))
         )
 
+    def absent(self) -> frozenset[str]:
+        """The models that are not there and have nothing in flight any more."""
+        return frozenset(life.model for life in self._lives.models if all(map(self._gone, life.engines)))
+
     def _served(self, life: Life) -> Served:
         states = [engine.status().state for name in life.engines if (engine := self._registry.engine(name)) is not None]
         return Served(life.hours, self._start_seconds_of(life), EngineState.READY in states, life.turns)

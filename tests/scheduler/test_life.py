@@ -21,7 +21,8 @@ from scheduler.facts.hours import Hours
 from scheduler.facts.windows import Calendar, Window
 from scheduler.policy.holding import Hold
 from scheduler.policy.life import Life, Lives, TurnLimits
-from store import BatchStatus, StoreSettings, open_store
+from store import BatchRecord, BatchStatus, StoreSettings, open_store
+from store.records import ShardState
 from tests.scheduler.world import SETTINGS, World, chat, poll, running
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -213,6 +214,10 @@ async def world_of(tmp_path: Path, fleet: Led, hold: Hold | None = None) -> Asyn
             await scheduler.stop(0)
 
 
+async def nothing_leased(world: World, batch: BatchRecord) -> bool:
+    return all(shard.state is not ShardState.LEASED for shard in await world.store.work.shards(batch.id))
+
+
 def some_done(count: int) -> Callable[..., bool]:
     return lambda batch: batch.counts.completed >= count
 
@@ -229,6 +234,7 @@ async def test_a_batch_stops_with_its_window_says_so_and_goes_on_in_the_next(tmp
         assert waiting.status is BatchStatus.IN_PROGRESS
         assert "until Wed 25 Nov 22:00 (Europe/Berlin)" in (waiting.pause_reason or "")
         assert waiting.counts.completed < len(lines)
+        await poll(lambda: nothing_leased(world, batch))
         clock.set("2026-11-25 22:00")
         ended = await world.ended(batch)
         assert (ended.status, ended.counts.completed, ended.counts.failed) == (BatchStatus.COMPLETED, len(lines), 0)
