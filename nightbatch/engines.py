@@ -177,6 +177,7 @@ def remote_engines(
             api_key=api_key,
             models=[model.id] if model.id else None,
             kind=ModelKind(model.kind) if model.kind else None,
+            send_priority=model.send_priority,
             now=now,
         )
         for url in model.upstreams

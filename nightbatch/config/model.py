@@ -24,6 +24,7 @@ ONLY_FOR: dict[str, EngineName | tuple[EngineName, ...]] = {
     "online_first": ("vllm", "simulated"),
     "upstreams": "remote",
     "api_key_env": "remote",
+    "send_priority": "remote",
     "profile": "simulated",
     "seed": "simulated",
     "time_scale": "simulated",
@@ -92,6 +93,12 @@ class ModelConfig(BaseModel):
 
     upstreams: tuple[str, ...] = Field((), description="remote: base URLs of OpenAI-compatible servers")
     api_key_env: str | None = Field(None, description="remote: name of the variable that holds the upstreams' API key")
+
+    send_priority: bool = Field(
+        False,
+        description="remote: send vLLM's `priority`, so that its own online requests go first; "
+        "for upstreams started with `--scheduling-policy priority`",
+    )
 
     profile: str | None = Field(None, description="simulated: `cpu-135m` or `gpu-8b`")
     seed: int = Field(0, description="simulated: seed of its timing and faults")
