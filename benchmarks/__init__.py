@@ -10,7 +10,7 @@ from __future__ import annotations
 def names() -> dict[str, str]:
     """Name -> what it measures, in one line. Cheap: nothing else is imported."""
     return {
-        "deadlines": "a week of batches in virtual time: deadlines, work inside the windows, stretch, by scheduling policy",
+        "deadlines": "a week of batches in virtual time: deadlines, work inside the windows, stretch, by policy",
         "intake": "upload, index and validate 50,000 and 500,000 lines; overhead of a 10-line batch",
         "interference": "online latency and batch throughput side by side, under each scheduling policy, on one engine",
         "interference_simulated": "the same policies on a simulated CPU and a simulated GPU, in virtual time",

@@ -7,11 +7,15 @@ seconds, a batch minutes to hours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmarks.deadlines_world import LINE_LATENCY_SECONDS, SLICE, START_AT, Job, Room
+
+IDLE_LOOK_SECONDS = 3_600.0
+"""While nothing may run, a discipline is asked again so often, at full hours, as windows open: a minute earlier or
+later is of no account to whoever waits for a night."""
 
 LINES_EPSILON = 1e-6
 """Less of a line than this is a rounding error."""
@@ -48,8 +52,8 @@ class Discipline(Protocol):
     def served(self, batch: Active, lines: float) -> None:
         """So many lines of the batch have ended; after the last one it is forgotten."""
 
-    def passed(self, now: float, seconds: float) -> None:
-        """So much time has gone by; it is `now`."""
+    def passed(self, begun: float, seconds: float) -> None:
+        """So much time has gone by since `begun`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Run:
         self._room = room
         self._discipline = discipline
         self._active: dict[str, Active] = {}
+        self._ended: list[str] = []
         self.record = Record()
 
     def until_ended(self, wanted: Iterable[str] | None = None) -> Record:
@@ -109,31 +114,43 @@ class Run:
             if not self._active:
                 now = self._coming[position].created_at
                 continue
-            for ending in self._step(now, until):
-                left.discard(ending.job.id)
-            now = until
+            coming = self._coming[position].created_at if position < len(self._coming) else float("inf")
+            now = self._step(now, until, coming)
+            for ended in self._ended:
+                left.discard(ended)
+            self._ended.clear()
         return self.record
 
-    def _step(self, now: float, until: float) -> Iterator[Ending]:
-        """Spend the time until `until`, in which the engine's rate is one and nobody comes."""
+    def _step(self, now: float, until: float, coming_at: float) -> float:
+        """Spend the time until `until`, in which the engine's rate is one and nobody comes. Returns what time it is
+        then: later than `until` when nothing may run and nobody comes before `coming_at`."""
         rate = self._room.at(now)
         begun = now
         while now < until and rate > 0:
             portions = self._discipline.portions(now, self._active)
             if not portions:
+                until = until if now > begun else max(until, min(coming_at, _next_full_hour(now)))
                 break
             for portion in portions:
-                job = portion.batch.job
-                seconds = min(until - now, portion.lines * job.seconds_per_line / rate)
-                lines = seconds * rate / job.seconds_per_line
-                portion.batch.lines_done += lines
-                self.record.spend(now, seconds * rate)
-                now += seconds
-                self._discipline.served(portion.batch, lines)
-                if portion.batch.ended and job.id in self._active:
-                    del self._active[job.id]
-                    self.record.endings[job.id] = Ending(job, now)
-                    yield self.record.endings[job.id]
+                now = self._spend(now, until, rate, portion)
                 if now >= until:
                     break
-        self._discipline.passed(until, until - begun)
+        self._discipline.passed(begun, until - begun)
+        return until
+
+    def _spend(self, now: float, until: float, rate: float, portion: Portion) -> float:
+        batch, job = portion.batch, portion.batch.job
+        seconds = min(until - now, portion.lines * job.seconds_per_line / rate)
+        lines = seconds * rate / job.seconds_per_line
+        batch.lines_done += lines
+        self.record.spend(now, seconds * rate)
+        self._discipline.served(batch, lines)
+        if batch.ended and job.id in self._active:
+            del self._active[job.id]
+            self.record.endings[job.id] = Ending(job, now + seconds)
+            self._ended.append(job.id)
+        return now + seconds
+
+
+def _next_full_hour(now: float) -> float:
+    return (now // IDLE_LOOK_SECONDS + 1) * IDLE_LOOK_SECONDS

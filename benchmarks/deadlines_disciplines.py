@@ -23,7 +23,7 @@ class Ordered:
     def served(self, batch: Active, lines: float) -> None:
         """Nothing is remembered."""
 
-    def passed(self, now: float, seconds: float) -> None:
+    def passed(self, begun: float, seconds: float) -> None:
         """Nothing is remembered."""
 
 

@@ -32,7 +32,7 @@ from store.records import (
 
 MODEL = ModelKey("virtual", "r1")
 ENGINE = EngineView("gpu", frozenset({MODEL}), 2 * PROFILE.running_max)
-SETTINGS = SchedulerSettings(shard_lines_max=16_384, shards_listed_per_batch_max=8)
+SETTINGS = SchedulerSettings(shard_lines_max=16_384, shards_listed_per_batch_max=2)
 """Larger shards than a server's, hence fewer plans: a shard is still little beside a batch."""
 
 
@@ -106,11 +106,11 @@ class Planned:
         if batch.ended:
             del self._batches[batch.job.id]
 
-    def passed(self, now: float, seconds: float) -> None:
+    def passed(self, begun: float, seconds: float) -> None:
         """As the measures of a server do once a second: rates by hour of day, and what each tenant has had."""
         lines = sum(self._served.values())
         if lines:
-            is_peak = self._calendar.open_at(now) is None
+            is_peak = self._calendar.open_at(begun) is None
             is_full = any(batch.held for batch in self._batches.values())
             self.rate.add(lines=round(lines), busy_seconds=seconds, is_peak=is_peak, is_full=is_full)
         tenants = {batch_id: batch.record.tenant for batch_id, batch in self._batches.items()}
