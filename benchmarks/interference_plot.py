@@ -10,11 +10,12 @@ from benchmarks.form import CouldNotMeasure, Figure
 OURS = "#0b6e4f"
 OTHERS = "#8a8d91"
 OURS_PREFIXES = ("online_first", "feedback_cap")
-PANELS = (("ttft_p90_ratio", "TTFT p90, times online alone"), ("itl_p50_ratio", "ITL p50, times online alone"))
+PANELS = (("ttft_p90_ratio", "TTFT p90, of online alone"), ("itl_p50_ratio", "ITL p50, of online alone"))
 SHARE = "ceiling_share"
 NOT_BATCH = ("other_engine", "with_upload")
 """Their share is of other work."""
 
+TICKS = (1.0, 1.5, 2.0, 3.0, 5.0)
 INCHES, DOTS_PER_INCH = (11.0, 4.8), 130
 
 
@@ -42,6 +43,7 @@ def draw(figures: Mapping[str, Figure], path: Path, title: str) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = plt.subplots(1, len(PANELS), figsize=INCHES)
     for panel, (ratio, label) in zip(axes, PANELS, strict=True):
@@ -54,6 +56,9 @@ def draw(figures: Mapping[str, Figure], path: Path, title: str) -> None:
                 name, (share.value, paid.value), xytext=(6, 6), textcoords="offset points", color=colour, fontsize=8
             )
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=TICKS))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}x"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel("batch tokens/s, share of the batch-alone ceiling")
         panel.set_ylabel(label)
         panel.axhline(1.0, color="black", lw=0.6)
