@@ -15,6 +15,7 @@ from scheduler.policy.life import Life, Lives, Release, Turn, Verdict, apart, de
 
 log = logging.getLogger(__name__)
 
+
 class EngineLife:
     """Leads the engines of `lives` and no others. `now` is the wall clock: windows follow it, also when it jumps."""
 
@@ -43,26 +44,47 @@ class EngineLife:
 
     def want(self, slack: Mapping[str, float]) -> None:
         """The models that batch work waits for, with its least slack. A turn may change at the next look."""
-        if slack.keys() != self._slack.keys():
+        wanted = {}
+        for life in self._lives.models:
+            slacks = [slack[name] for name in self._names(life) if name in slack]
+            if slacks:
+                wanted[life.model] = min(slacks)
+        if wanted.keys() != self._slack.keys():
             self._wake.set()
-        self._slack = slack
+        self._slack = wanted
 
     def served(self) -> dict[str, Served]:
         """When each led model is there, for whoever estimates what can be done by when."""
-        return {life.model: self._served(life) for life in self._lives.models}
+        return {name: self._served(life) for life in self._lives.models for name in self._names_of_its_own(life)}
 
     def draining(self) -> frozenset[str]:
         """The models whose hours are over and that still finish what is in flight."""
         now = self._now()
         return frozenset(
-            life.model
+            name
             for life in self._lives.models
+            for name in self._names_of_its_own(life)
             if not open_at(life.hours, self._lives.calendar, now) and not all(map(self._gone, life.engines))
         )
 
     def absent(self) -> frozenset[str]:
         """The models that are not there and have nothing in flight any more."""
-        return frozenset(life.model for life in self._lives.models if all(map(self._gone, life.engines)))
+        return frozenset(
+            name
+            for life in self._lives.models
+            for name in self._names_of_its_own(life)
+            if all(map(self._gone, life.engines))
+        )
+
+    def _names(self, life: Life) -> set[str]:
+        """The ids under which its engines serve: its own, and those of its adapters."""
+        engines = (self._registry.engine(name) for name in life.engines)
+        return {life.model, *(info.id for engine in engines if engine is not None for info in engine.models())}
+
+    def _names_of_its_own(self, life: Life) -> set[str]:
+        """Without what an engine that nobody leads serves too: an upstream of the same model."""
+        others = (engine for engine in self._registry.engines() if engine.name not in life.engines)
+        return self._names(life) - {info.id for engine in others for info in engine.models()}
 
     def _served(self, life: Life) -> Served:
         states = [engine.status().state for name in life.engines if (engine := self._registry.engine(name)) is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.companies import companies
@@ -31,6 +31,7 @@ def test_too_many_ways_are_refused() -> None:
         companies(engines, apart)
 
 
+@settings(deadline=None)  # a busy machine
 @given(pairs=st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda pair: pair[0] < pair[1])))
 def test_every_engine_and_every_pair_that_may_meet_is_in_a_company(pairs: set[tuple[int, int]]) -> None:
     engines = [str(number) for number in range(8)]

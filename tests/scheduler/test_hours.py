@@ -6,7 +6,7 @@ from datetime import datetime, time
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.facts.hours import Hours, next_change, open_at, serving_seconds, spans
@@ -64,6 +64,7 @@ def test_the_night_on_which_clocks_go_back_is_an_hour_longer() -> None:
     assert serving_seconds(Hours.PEAK, NIGHTS, since=since, until=until, start_seconds=0, is_ready=False) == 16 * HOUR
 
 
+@settings(deadline=None)  # a busy machine
 @given(since=st.floats(1.76e9, 1.8e9), length=st.floats(0, 40 * 24 * HOUR))
 def test_off_peak_and_peak_together_are_the_whole_time(since: float, length: float) -> None:
     both = [*spans(Hours.OFF_PEAK, NIGHTS, since, since + length), *spans(Hours.PEAK, NIGHTS, since, since + length)]

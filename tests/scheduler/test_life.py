@@ -198,6 +198,27 @@ async def test_a_chat_keeps_its_turn_while_people_are_being_answered() -> None:
         await fleet.until(home=AWAY, big=READY)
 
 
+async def test_work_for_an_adapter_counts_for_its_model_and_a_model_that_is_elsewhere_too_is_never_absent() -> None:
+    clock = Clock("2026-11-24 12:00")
+    models = [simulated_model(name, CPU) for name in ("base", "tuned", "shared")]
+    base = Supervised(SimulatedEngine("base", CPU, models=models, now=clock), now=clock)
+    upstream = Supervised(SimulatedEngine("upstream", CPU, models=models[2:], now=clock), now=clock)
+    lives = Lives(
+        (Life("home", ("home",), Hours.ALWAYS, turns="gpu"), Life("base", ("base",), Hours.ALWAYS, turns="gpu")), NIGHTS
+    )
+    registry = Registry([engine("home", clock), base, upstream], led=lives.engines)
+    life = EngineLife(registry, lives, now=clock)
+    try:
+        life.want({"tuned": 100.0})
+        await life.look()
+        assert base.status().state is EngineState.STARTING
+        assert life.absent() == {"home"}
+        assert set(life.served()) == {"home", "base", "tuned"}
+    finally:
+        await life.close()
+        await registry.stop()
+
+
 # --- with batches
 
 

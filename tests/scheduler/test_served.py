@@ -6,7 +6,7 @@ from datetime import datetime, time
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.facts.capacity import Capacity, Served, Supply
@@ -64,6 +64,7 @@ def test_work_on_models_of_different_hours_may_run_at_any_hour() -> None:
     assert found.seconds(NOON + DAY) == supply(NOON).of(keys("other")).seconds(NOON + DAY)
 
 
+@settings(deadline=None)  # a busy machine
 @given(
     since=st.floats(1.76e9, 1.8e9),
     length=st.floats(1, 20 * DAY),
@@ -85,6 +86,7 @@ def test_capacity_is_what_the_model_serves(
     assert supply(since, m=served).of(keys("m")).seconds(since + length) == pytest.approx(expected, abs=1e-3)
 
 
+@settings(deadline=None)  # a busy machine
 @given(hours=st.sampled_from(Hours), start_seconds=st.floats(0, 10 * HOUR), steps=st.lists(st.floats(0, DAY)))
 def test_later_deadlines_never_leave_less(hours: Hours, start_seconds: float, steps: list[float]) -> None:
     capacity = Capacity(
