@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.facts.capacity import ALWAYS_SERVED, Served
 from scheduler.facts.hours import Hours
-from scheduler.facts.windows import CHUNK_SECONDS, HORIZON_SECONDS, Calendar
+from scheduler.facts.windows import CHUNK_SECONDS, HORIZON_SECONDS, Calendar, Interval
 from scheduler.policy.planner import ModelKey
 from store.records import HELD, BatchRecord
 from store.schedule import AHEAD_SHOWN_MAX, RUNS, WAITS, EngineSight, Schedule, WindowSight, of_status
@@ -65,13 +66,13 @@ def explain(seen: Seen) -> dict[str, Schedule]:
     """By batch id, of every batch that is seen."""
     by_id = {batch.id: batch for batch in seen.batches}
     queues: dict[ModelKey, _Queue] = defaultdict(_Queue)
-    window = window_of(seen.calendar, seen.now)
+    window, open_time = window_of(seen.calendar, seen.now), OpenTime(seen.calendar, seen.now)
     found = {}
     for number, place in enumerate(seen.order, start=1):
         batch = by_id.get(place.batch_id)
         if batch is None:
             continue
-        found[batch.id] = _in_progress(batch, place, number, seen, queues, window)
+        found[batch.id] = _in_progress(batch, place, number, seen, queues, window, open_time)
         for key in models_of(batch):
             queues[key].add(batch, place)
     for batch in seen.batches:
@@ -108,12 +109,13 @@ def _in_progress(
     seen: Seen,
     queues: Mapping[ModelKey, _Queue],
     window: WindowSight | None,
+    open_time: OpenTime,
 ) -> Schedule:
     keys = models_of(batch)
     longest = max((queues[key] for key in keys), key=lambda queue: queue.total, default=_Queue())
     engines = [seen.engines[name] for key in keys for name in seen.serving.get(key, ()) if name in seen.engines]
     code, reason = _reason(batch, seen, keys, longest.total, engines)
-    starts_at, ends_at = _estimate(batch, place, seen, code, longest.seconds)
+    starts_at, ends_at = _estimate(batch, place, seen, code, longest.seconds, open_time)
     return Schedule(
         at=int(seen.now),
         state=RUNS if code in RUNNING else WAITS,
@@ -179,7 +181,7 @@ def _pressures(engines: Sequence[EngineSight]) -> str:
 
 
 def _estimate(
-    batch: BatchRecord, place: Place, seen: Seen, code: str, ahead_seconds: float | None
+    batch: BatchRecord, place: Place, seen: Seen, code: str, ahead_seconds: float | None, open_time: OpenTime
 ) -> tuple[int | None, int | None]:
     """When it should start and end: after all that is ahead, in open windows only if it waits for one or its model is
     there in them only. No start for what runs; neither for what waits for somebody, since nobody knows how long that
@@ -193,26 +195,57 @@ def _estimate(
     if code not in ("off_peak", "behind", "next", "online", "engine") or ahead_seconds is None or since is None:
         return None, None
     off_peak_only = any(seen.served.get(key.id, ALWAYS_SERVED).hours is Hours.OFF_PEAK for key in models_of(batch))
-    calendar = seen.calendar if code == "off_peak" or off_peak_only else Calendar()
-    start = after_open(calendar, since, ahead_seconds)
-    if start is None or place.work_seconds is None:
-        return _at(start), None
-    return _at(start), _at(after_open(calendar, start, place.work_seconds))
+    hours = open_time if code == "off_peak" or off_peak_only else OpenTime(Calendar(), seen.now)
+    starts_at = _at(hours.after(ahead_seconds, since=since))
+    if place.work_seconds is None:
+        return starts_at, None
+    return starts_at, _at(hours.after(ahead_seconds + place.work_seconds, since=since))
 
 
-def after_open(calendar: Calendar, since: float, seconds: float) -> float | None:
-    """When so many seconds of open windows will have passed; with none to wait for, when the next one is open. None
-    when that is not within sight."""
-    if calendar.is_always_open:
-        return since + seconds
-    at = since
-    while at < since + HORIZON_SECONDS:
-        for one in calendar.intervals(at, at + CHUNK_SECONDS):
-            if seconds < one.end_at - one.start_at:
-                return one.start_at + seconds
-            seconds -= one.end_at - one.start_at
-        at += CHUNK_SECONDS
-    return None
+class OpenTime:
+    """When so many seconds of a calendar's windows will have passed. What has been looked up is kept: a long queue asks
+    again and again."""
+
+    def __init__(self, calendar: Calendar, now: float) -> None:
+        self._calendar = calendar
+        self._now = now
+        self._looked_until = now
+        self._found: list[Interval] = []
+        self._passed: list[float] = []
+        """Seconds of open time from `now` until the end of each interval."""
+
+    def after(self, seconds: float, *, since: float) -> float | None:
+        """With no seconds to wait for, when the next window is open. None when that is not within sight. `since` is not
+        before `now`."""
+        if self._calendar.is_always_open:
+            return since + seconds
+        wanted = seconds + self._passed_until(since)
+        while self._total() <= wanted:
+            if not self._look_further():
+                return None
+        place = bisect_right(self._passed, wanted)
+        return self._found[place].start_at + wanted - (self._passed[place - 1] if place else 0.0)
+
+    def _passed_until(self, at: float) -> float:
+        while self._looked_until < at:
+            if not self._look_further():
+                break
+        place = bisect_right(self._found, at, key=lambda one: one.start_at) - 1
+        return 0.0 if place < 0 else self._passed[place] - max(0.0, self._found[place].end_at - at)
+
+    def _total(self) -> float:
+        return self._passed[-1] if self._passed else 0.0
+
+    def _look_further(self) -> bool:
+        """False at the end of sight."""
+        if self._looked_until >= self._now + HORIZON_SECONDS:
+            return False
+        until = self._looked_until + CHUNK_SECONDS
+        for one in self._calendar.intervals(self._looked_until, until):
+            self._passed.append(self._total() + one.end_at - one.start_at)
+            self._found.append(one)
+        self._looked_until = until
+        return True
 
 
 def window_of(calendar: Calendar, now: float) -> WindowSight | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scheduler.facts.capacity import Served
 from scheduler.facts.hours import Hours
 from scheduler.facts.windows import Calendar, Window
-from scheduler.policy.explaining import TURNS, Place, Seen, after_open, differs, explain, window_of
+from scheduler.policy.explaining import TURNS, OpenTime, Place, Seen, differs, explain, window_of
 from scheduler.policy.planner import ModelKey
 from scheduler.policy.ranking import Turn
 from store.records import HELD, BatchRecord, BatchStatus, OnDeadline, PinnedModel, RequestCounts
@@ -199,13 +199,27 @@ def test_a_window_is_named_with_its_closing_or_its_opening() -> None:
     assert window_of(Calendar(), NOW) is None
 
 
-@given(hours=st.integers(0, 40), start=st.integers(0, 14 * 24))
-def test_open_time_is_passed_inside_the_windows_only(hours: int, start: int) -> None:
-    since = at("2026-03-22T00:00") + start * HOUR  # over the night of seven hours
-    end = after_open(NIGHTS, since, hours * HOUR)
-    assert end is not None
-    assert NIGHTS.open_seconds(since, end) == pytest.approx(hours * HOUR)
-    assert NIGHTS.open_at(end) is not None
+HOURS = st.integers(0, 400)
+
+
+@given(asked=st.lists(st.tuples(HOURS, HOURS), min_size=1, max_size=5), start=st.integers(0, 14 * 24))
+def test_open_time_is_passed_inside_the_windows_only(asked: list[tuple[int, int]], start: int) -> None:
+    now = at("2026-03-22T00:00") + start * HOUR  # over the night of seven hours
+    open_time = OpenTime(NIGHTS, now)
+    for hours, later in asked:
+        since = now + later * HOUR
+        end = open_time.after(hours * HOUR, since=since)
+        assert end is not None
+        assert end >= since
+        assert NIGHTS.open_seconds(since, end) == pytest.approx(hours * HOUR)
+        assert NIGHTS.open_at(end) is not None
+
+
+def test_what_never_opens_or_takes_years_has_no_end() -> None:
+    never = Calendar((Window("never", frozenset(), time(1), time(2), BERLIN),), frozenset(), BERLIN)
+    assert OpenTime(never, NOW).after(0, since=NOW) is None
+    assert OpenTime(NIGHTS, NOW).after(9_000 * HOUR, since=NOW) is None
+    assert OpenTime(NIGHTS, NOW).after(0, since=NOW + 10_000 * 24 * HOUR) is None
 
 
 def test_what_is_not_in_progress_says_what_happens_to_it() -> None:
