@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from scheduler.policy.pressure import REASONS, Phase, Pressure, Signs, decide, s
 from scheduler.policy.step_fit import StepFit
 from scheduler.policy.stress import stress
 from scheduler.settings import ThrottleSettings
+
+log = logging.getLogger(__name__)
 
 Governor = Callable[[Signs], Allowance]
 """Another policy in the place of ours: what benchmarks compare it with."""
@@ -39,6 +42,7 @@ class Watched:
     at: float | None = None
     running: deque[tuple[float, int]] = field(default_factory=deque)
     stress: float | None = None
+    is_warned: bool = False
 
     def is_steady(self, running: int, now: float) -> bool:
         """About so many have been running for a while."""
@@ -85,7 +89,7 @@ class Throttle:
         self._watched: dict[str, Watched] = {}
         self._governors: dict[str, Governor] = {}
         self._looking = False
-        registry.presence.on_change(self.look)
+        registry.presence.on_change(self._look_unharmed)
 
     def govern(self, engine: str, governor: Governor | None) -> None:
         """Let another policy rule one engine; None gives it back to ours, which starts anew with what is known of the
@@ -100,14 +104,21 @@ class Throttle:
 
     async def run(self) -> None:
         while True:
-            self.look()
+            self._look_unharmed()
             settings = self.settings
             await asyncio.sleep(
                 settings.look_seconds if self._registry.presence.anywhere() else settings.idle_look_seconds
             )
 
+    def _look_unharmed(self) -> None:
+        """Also called by the first and the last online request of an engine: they are not to fail for it."""
+        try:
+            self.look()
+        except Exception:
+            log.exception("the engines could not be looked at; their bounds stay as they are")
+
     def look(self) -> None:
-        """At every engine. The first and the last online request of one call this themselves."""
+        """At every engine, now."""
         if self._looking:  # by what an engine's own figures tell of presence, below
             return
         self._looking = True
@@ -144,6 +155,21 @@ class Throttle:
         is_steady = watched.is_steady(load.running, now)
         if load.step_ms != before.step_ms and is_steady and not self._is_disturbed(engine):
             watched.fit = watched.fit.seen(load.running, load.step_ms, now=now)
+            self._warn(engine, watched)
+
+    def _warn(self, engine: Engine, watched: Watched) -> None:
+        """Once, of a promise that no bound on batch work can keep."""
+        promised_ms, fit = self._slo(engine.name).itl_ms_p99, watched.fit
+        if promised_ms is None or watched.is_warned or not fit.is_trusted or promised_ms >= fit.step_ms(1):
+            return
+        watched.is_warned = True
+        log.warning(
+            "engine %s: slo.itl_ms_p99 is %g ms, and one token takes %.1f ms without batch work: that gives way as far "
+            "as it can, and the promise is broken all the same",
+            engine.name,
+            promised_ms,
+            fit.step_ms(1),
+        )
 
     def _is_disturbed(self, engine: Engine) -> bool:
         """Another engine works on the device: a step takes longer than it takes alone."""

@@ -14,6 +14,8 @@ from prometheus_client import REGISTRY
 from engine.presence import Presence
 from engine.protocol import EngineLoad, EngineState, ModelKind
 from engine.registry import Registry
+from engine.slo import Slo
+from scheduler import Scheduler
 from scheduler.actors.desk import Desk
 from scheduler.policy.allowance import FREE, Allowance
 from scheduler.policy.duty import UNMEASURED_REQUESTS, DutySettings
@@ -280,3 +282,37 @@ def test_a_large_line_is_cut_so_that_one_call_is_short() -> None:
     for desk in desks:
         desk.gate.calls.ms_each = 20.0
     assert [desk.slice_sub_requests_max() for desk in desks] == [2, SETTINGS.slice_sub_requests_max]
+
+
+async def test_a_promise_that_cannot_be_kept_is_warned_of_once_with_the_figure(
+    world: World, engine: LoadedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.hold()
+    await world.batch(chats(100))
+    scheduler = Scheduler(
+        world.store,
+        world.registry,
+        replace(SETTINGS, throttle=QUICK),
+        holder="one",
+        slos={engine.name: Slo(itl_ms_p99=4.0)},
+    )
+    async with running(scheduler):
+        with world.registry.presence.online(engine.name):
+            await until(lambda: engine.inflight == UNTRUSTED)
+            await _show_steps(engine, base_ms=10.0, each_ms=1.0)
+        await until(lambda: engine.inflight >= 25)
+        await _show_steps(engine, base_ms=10.0, each_ms=1.0)
+        await until(lambda: "one token takes" in caplog.text)
+    assert caplog.text.count("one token takes 11") == 1
+
+
+async def test_an_engine_that_cannot_be_looked_at_costs_no_online_request(
+    world: World, engine: LoadedEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> EngineLoad:
+        raise RuntimeError("no load to be had")
+
+    monkeypatch.setattr(engine, "load", broken)
+    world.scheduler(throttle=QUICK)
+    with world.registry.presence.online(engine.name):
+        assert "their bounds stay as they are" in caplog.text
