@@ -74,6 +74,6 @@ def _model(
     shown = ", ".join(f'"{flag}"' for flag in flags)
     variables = ", ".join(f'{name} = "{value}"' for name, value in environment.items())
     return (
-        f'[[models]]\nid = "{model}"\nkind = "{kind}"\nengine_flags = [{shown}]\nenvironment = {{ {variables} }}\n'
-        + ("online_first = true\n" if online_first else "")
+        f'[[models]]\nid = "{model}"\nkind = "{kind}"\nonline_first = {str(online_first).lower()}\n'
+        f"engine_flags = [{shown}]\nenvironment = {{ {variables} }}\n"
     )
