@@ -234,7 +234,8 @@ class Scheduler:
             return
         shards = await self._watch.shards_of(running)
         with_work = {shard.batch_id for shard in shards}
-        self._measures.settle(running, able=with_work - waiting.keys())
+        paused = {batch.id for batch in running if batch.paused_at is not None}
+        self._measures.settle(running, able=with_work - waiting.keys() - paused)
         for batch in batches:
             await self._see_to(batch, is_done=batch.id not in with_work)
         snapshot = self._watch.snapshot(

@@ -142,35 +142,35 @@ def _divide(
     holders = [job for job in pool if peak.holds(job) and peak.now < batches[job.batch_id].expires_at]
     if not holders:
         return
-    short = _first_short(pool, batches, peak)
-    short_until = float("-inf") if short is None else short.due_at
-    kept = {job.batch_id for job in weigh(pool, peak.capacity.seconds, tenant_weights=hold.tenant_weights).kept}
+    kept = weigh(pool, peak.capacity.seconds, tenant_weights=hold.tenant_weights).kept
+    may_wait = {job.batch_id for job in _waiting(kept, batches, peak)}
     for job in holders:
-        batch = batches[job.batch_id]
-        if job.due_at > short_until and job.batch_id in kept:
-            waiting[job.batch_id] = _wait_reason(batch, peak)
+        if job.batch_id in may_wait:
+            waiting[job.batch_id] = _wait_reason(batches[job.batch_id], peak)
         else:
             rescued[job.batch_id] = _rescue_reason(job, pool, peak)
 
 
-def _first_short(pool: Sequence[Job], batches: Mapping[str, BatchRecord], peak: _Peak) -> Job | None:
-    """The first by deadline for which the windows do not suffice: what is due until then must run now."""
+def _waiting(kept: Sequence[Job], batches: Mapping[str, BatchRecord], peak: _Peak) -> list[Job]:
+    """Those for which the windows suffice, of jobs by deadline. Where they do not, all that is due until then runs now:
+    whichever of it is done by day, the night has less to do."""
     hold, work = peak.hold, 0.0
+    found: list[Job] = []
     if peak.opens_at is None and peak.busy is None:
-        return max(pool, key=lambda job: job.due_at)
+        return found
     filled = 0.0 if peak.opens_at is None else (peak.opens_at - peak.now) * peak.peak_share
-    for job in sorted(pool, key=lambda job: job.due_at):
-        if peak.holds(job):
-            work += job.work_known
-        else:  # runs now, as far as the peak hours go
+    for job in kept:
+        if not peak.holds(job):  # runs now, as far as the peak hours go
             done = min(filled, job.work_known)
             filled -= done
             work += job.work_known - done
+            continue
+        work += job.work_known
+        found.append(job)
         steady = STEADY if batches[job.batch_id].paused_at is None else 1.0
-        needed = (work * hold.work_margin + hold.reserve_seconds) * steady
-        if peak.capacity.off_peak_seconds(job.due_at) < needed and peak.holds(job):
-            return job
-    return None
+        if peak.capacity.off_peak_seconds(job.due_at) < (work * hold.work_margin + hold.reserve_seconds) * steady:
+            found, work = [], 0.0
+    return found
 
 
 def _wait_reason(batch: BatchRecord, peak: _Peak) -> str:

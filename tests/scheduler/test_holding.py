@@ -6,9 +6,12 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from scheduler.facts.tiers import Outside, TierTerms
 from scheduler.facts.windows import Calendar, Window
-from scheduler.policy.holding import Hold, waits
+from scheduler.policy.holding import Hold, Holding, holding, waits
 from scheduler.policy.planner import ModelKey
 from store.records import BatchRecord, BatchStatus, OnDeadline, PinnedModel, RequestCounts
 from tests.scheduler.world import TestEngine, World, chats, running
@@ -69,6 +72,80 @@ def test_a_batch_of_several_models_is_judged_by_the_slowest_and_waits_while_one_
     hold, now = Hold(NIGHT, 1.25, 600.0), at("2026-06-10T12:00")
     assert waits([mixed], hold, now=now, seconds_per_line={SMOL: 8.0})
     assert not waits([mixed], hold, now=now, seconds_per_line={SMOL: 1.0, ModelKey("big", "r1"): 8.0})
+
+
+def night_of(*batches: BatchRecord, hold: Hold | None = None, now: str = "2026-06-10T12:00") -> Holding:
+    return holding(batches, hold or Hold(NIGHT, 1.25, 600.0), now=at(now), seconds_per_line={SMOL: 1.0})
+
+
+def of_hours(name: str, hours: float, *, tier: str = "24h", deadline: str = "2026-06-11T12:00") -> BatchRecord:
+    found = batch(deadline=deadline, lines=int(hours * 3600))
+    return replace(found, id=name, completion_window=tier, paused_at=1)
+
+
+def test_batches_that_each_fit_into_the_night_do_not_all_wait_when_they_do_not_fit_together() -> None:
+    alone = night_of(of_hours("a", 4))
+    assert (set(alone.waits), dict(alone.rescued)) == ({"a"}, {})
+    together = night_of(of_hours("a", 4), of_hours("b", 4, deadline="2026-06-11T13:00"))
+    assert set(together.rescued) == {"a", "b"}
+
+
+def test_what_is_due_first_runs_until_the_windows_suffice_for_the_rest() -> None:
+    found = night_of(
+        of_hours("today", 1, deadline="2026-06-10T20:00"),
+        of_hours("tonight", 4),
+        of_hours("next week", 20, deadline="2026-06-17T12:00"),
+    )
+    assert set(found.rescued) == {"today"}
+    assert set(found.waits) == {"tonight", "next week"}
+    assert found.rescued["today"] == (
+        "Runs in peak hours, below online requests: 0 s of off-peak time before its deadline, 60 min of work that is "
+        "due until then."
+    )
+
+
+def test_one_that_cannot_be_in_time_runs_at_once_and_moves_no_other_out_of_the_night() -> None:
+    found = night_of(of_hours("hopeless", 40, deadline="2026-06-10T21:00"), of_hours("tonight", 5))
+    assert (set(found.rescued), set(found.waits)) == ({"hopeless"}, {"tonight"})
+
+
+def test_a_tier_may_have_a_right_of_its_own() -> None:
+    tiers = {"1h": TierTerms(outside=Outside.FILL), "7d": TierTerms(outside=Outside.HOLD)}
+    batches = [of_hours(tier, 0.5, tier=tier) for tier in ("1h", "24h", "7d")]
+    waits_by_default = Hold(NIGHT, 1.25, 600.0, tiers=tiers)
+    assert set(night_of(*batches, hold=waits_by_default).waits) == {"24h", "7d"}
+    runs_by_default = replace(waits_by_default, outside=Outside.FILL)
+    assert set(night_of(*batches, hold=runs_by_default).waits) == {"7d"}
+
+
+def test_work_that_runs_by_day_anyway_takes_the_night_only_from_what_the_day_leaves_of_it() -> None:
+    """Ten hours of peak time at half the rate do five of the six hours that need not wait."""
+    tiers = {"1h": TierTerms(outside=Outside.FILL)}
+    hold = Hold(NIGHT, 1.25, 600.0, tiers=tiers)
+    by_day = of_hours("by day", 6, tier="1h", deadline="2026-06-11T05:00")
+    assert set(night_of(by_day, of_hours("tonight", 5), hold=hold).waits) == {"tonight"}
+    assert set(night_of(by_day, of_hours("tonight", 6), hold=hold).rescued) == {"tonight"}
+
+
+def test_one_that_runs_in_peak_hours_goes_on_until_there_is_something_to_spare() -> None:
+    """8 h of night: 1.25 times 6.2 h and ten minutes fit, a tenth more does not."""
+    assert set(night_of(of_hours("a", 6.2)).waits) == {"a"}
+    assert set(night_of(replace(of_hours("a", 6.2), paused_at=None)).rescued) == {"a"}
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 12), st.floats(1, 150)), min_size=1, max_size=10))
+def test_what_waits_fits_into_the_windows_together(drawn: list[tuple[float, float]]) -> None:
+    now = at("2026-06-10T12:00")
+    batches = [
+        replace(of_hours(f"b{no}", hours), expires_at=int(now + due * 3600)) for no, (hours, due) in enumerate(drawn)
+    ]
+    found = night_of(*batches)
+    assert set(found.waits) | set(found.rescued) == {one.id for one in batches}
+    work = 0.0
+    for one in sorted(batches, key=lambda one: one.expires_at):
+        if one.id in found.waits:
+            work += one.counts.total
+            assert NIGHT.open_seconds(now, one.expires_at) >= work
 
 
 def test_without_a_window_nothing_waits() -> None:
