@@ -14,8 +14,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
-from benchmarks import interference_figures, simulated_load
+from benchmarks import interference_figures, interference_plot, simulated_load
 from benchmarks.form import Arm, CouldNotMeasure, Figure, Options, Report, run
 from benchmarks.interference_figures import Window
 from benchmarks.simulated_arms import ALONE, ARMS, CEILINGS, Play, Setting
@@ -95,12 +97,23 @@ def arm_of(preset: str, setting: Setting, windows: Sequence[Window]) -> Arm:
     )
 
 
+def draw(preset: str, figures: Mapping[str, Figure], plot: Path, trace: str) -> None:
+    """One picture a preset, its name behind that of the file."""
+    key = f"{key_of(preset)}_"
+    own = {name.removeprefix(key): figure for name, figure in figures.items() if name.startswith(key)}
+    path = plot.with_name(f"{plot.stem}-{preset}{plot.suffix or '.png'}")
+    interference_plot.draw(own, path, f"Simulated {preset}, trace {trace}: what online requests pay for the batch")
+
+
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     if options.upstream or options.model:
         raise CouldNotMeasure("the devices are simulated, there is no model or upstream: see `bench interference`")
     presets = chosen(str(options.extra["preset"] or ""), LOADS, "preset")
     arms = chosen(str(options.extra["arms"] or ""), ARMS, "arm", needed=(ALONE.name, CEILINGS[0]))
     trace, wanted = str(options.extra["trace"]), float(str(options.extra["presence"]))
+    plot = cast("Path | None", options.extra["plot"])
+    if plot is not None:
+        interference_plot.check_available()
     lengths = LENGTHS_QUICK if options.quick else LENGTHS
     figures: dict[str, Figure] = {}
     shown: list[Arm] = []
@@ -118,6 +131,8 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
                 if setting.has_online and setting.has_batch:
                     figures |= figures_of(preset, setting, windows)
             left = 1 - presence_of(windows[ALONE.name])
+            if plot is not None:
+                draw(preset, figures, plot, trace)
             notes.append(f"{preset}: online requests alone leave the device {left:.1%} of the time.")
     return Report(figures=figures, arms=shown, notes=notes)
 
@@ -126,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", choices=TRACES, default="conv", help="when requests come (default %(default)s)")
     parser.add_argument("--presence", type=float, default=PRESENCE, help="of online requests alone (%(default)s)")
     parser.add_argument("--preset", metavar="A,B", help=f"only these, of {', '.join(LOADS)}")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the frontier, one file a preset")
     parser.add_argument("--arms", metavar="A,B", help=f"only these, of {', '.join(ARMS)}")
 
 
