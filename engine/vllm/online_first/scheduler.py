@@ -45,6 +45,7 @@ class _Base:
         def add_request(self, request: Request) -> None: ...
         def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput: ...
         def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any: ...
+        def get_num_unfinished_requests(self) -> int: ...
         def _preempt_request(self, request: Request, timestamp: float) -> None: ...
 
 
@@ -112,6 +113,7 @@ class OnlineFirst(_Base):
         self._online_step_ms = 0.0
         self._shapes: dict[int, tuple[StepShape, bool]] = {}
         self._last_done_at: float | None = None
+        self._was_idle = True
         self._reported_at = 0.0
         self.clock: Callable[[], float] = time.monotonic
 
@@ -145,6 +147,7 @@ class OnlineFirst(_Base):
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self._learn(scheduler_output)
+        self._was_idle = self.get_num_unfinished_requests() == 0
         return outputs
 
     # --- one step
@@ -228,9 +231,10 @@ class OnlineFirst(_Base):
         """Remember what the step consists of until its results come back."""
         self._steps += 1
         if output.total_num_scheduled_tokens:
-            if not self._shapes:
-                self._last_done_at = self.clock()  # nothing was under way: this step starts now
+            if not self._shapes and self._was_idle:
+                self._last_done_at = self.clock()
             self._shapes[id(output)] = (self._shape(output), online)
+        self._was_idle = not output.total_num_scheduled_tokens
         return output
 
     def _shape(self, output: SchedulerOutput) -> StepShape:
@@ -245,7 +249,8 @@ class OnlineFirst(_Base):
         return StepShape(decodes, prefill_tokens, context)
 
     def _learn(self, output: SchedulerOutput) -> None:
-        """A step lasts from its start, or from the end of the one before it, to its results."""
+        """A step lasts from the results of the one before it to its own: what the engine does between two steps is part
+        of the time from one token to the next. After idleness it lasts from its start."""
         found = self._shapes.pop(id(output), None)
         now = self.clock()
         if found is None or self._last_done_at is None:

@@ -11,6 +11,7 @@ import pytest
 
 from engine import embedded
 from engine.vllm.online_first.policy import Mode, Orders
+from engine.vllm.online_first.step_model import StepModel, StepShape
 
 pytestmark = [
     pytest.mark.real_engine,
@@ -330,3 +331,31 @@ def test_an_unknown_version_is_left_to_vllm() -> None:
     from engine.vllm.online_first.scheduler import refusal
 
     assert "vLLM 0.40.1 is not one of the versions" in (refusal(bench("sync").scheduler.vllm_config, "0.40.1") or "")
+
+
+def test_what_the_engine_does_between_two_steps_counts_and_idleness_does_not() -> None:
+    """The time from one token to the next is what online requests feel."""
+    made = bench("sync")
+    clock = [0.0]
+    made.scheduler.clock = lambda: clock[0]
+    seen: list[float] = []
+
+    class Listening(StepModel):
+        def add(self, shape: StepShape, step_ms: float) -> None:
+            seen.append(round(step_ms))
+
+    made.scheduler._model = Listening()
+    made.add("o", ONLINE, prompt=8, output=4)
+    for _ in range(4):
+        clock[0] += 0.005  # sends results, reads what came in
+        schedule = made.scheduler.schedule
+        made.scheduler.schedule = lambda: (schedule(), clock.__setitem__(0, clock[0] + 0.020))[0]  # noqa: B023
+        made.step()
+        made.scheduler.schedule = schedule
+    assert seen == [20, 25, 25, 25], "the first starts with its own schedule"
+    clock[0] += 3600.0
+    made.add("p", ONLINE, prompt=8, output=1)
+    schedule = made.scheduler.schedule
+    made.scheduler.schedule = lambda: (schedule(), clock.__setitem__(0, clock[0] + 0.020))[0]
+    made.step()
+    assert seen[4:] == [20]
