@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from benchmarks.form import CouldNotMeasure, Plain
-from engine.vllm.online_first.policy import Mode, Orders
+from engine.slo import Slo
+from engine.vllm.online_first.policy import Mode, Orders, orders_for
 
 SMALL_STEP_TOKENS = 256
 """What stock vLLM is set to beside online requests: with its default of 2,048 one prompt holds them up for a second."""
@@ -52,7 +53,10 @@ class Setting:
 
 
 STOCK = Orders(mode=Mode.PRIORITY)
-OURS = Orders(mode=Mode.ONLINE_FIRST)
+OURS = orders_for(Slo())
+"""What an operator gets who promises nothing in particular."""
+
+TIGHT = orders_for(Slo(itl_factor=TIGHT_ITL_FACTOR))
 
 ARMS: Mapping[str, Setting] = {
     one.name: one
@@ -61,7 +65,7 @@ ARMS: Mapping[str, Setting] = {
         Setting("batch_alone", STOCK, online=False),
         Setting("batch_alone_256", STOCK, online=False, step_tokens=SMALL_STEP_TOKENS),
         Setting("online_first", OURS),
-        Setting("online_first_tight", replace(OURS, itl_factor_max=TIGHT_ITL_FACTOR)),
+        Setting("online_first_tight", TIGHT),
         Setting("priority", STOCK, step_tokens=SMALL_STEP_TOKENS),
         Setting("fcfs", STOCK, step_tokens=SMALL_STEP_TOKENS, is_fcfs=True),
         Setting("feedback_cap", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="feedback"),

@@ -143,7 +143,7 @@ class Rig:
         return Alone(median(found.ttft_ms[half:]) / 1000, median(found.itl_ms[len(found.itl_ms) // 2 :]) / 1000)
 
     @contextmanager
-    def _load(self, arrivals: Sequence[Arrival], start: float) -> Iterator[Any]:
+    def _load(self, arrivals: Sequence[Arrival], start: float) -> Iterator[Callable[[], Answered]]:
         if not arrivals:
             yield lambda: Answered((), 0.0)
             return
