@@ -90,9 +90,12 @@ def _cpu_holders(ours: Collection[int]) -> list[Holder]:
 
 
 def _card_holders(index: int, ours: Collection[int]) -> list[Holder]:
-    """Written by NVML's documentation; not run on a card yet."""
+    """Written by NVML's documentation; not run on a card yet. Nobody is named where the driver does not tell."""
     nvml: Any = importlib.import_module("pynvml")
-    nvml.nvmlInit()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         running = [

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
 
 from engine.holders import Holder, Room, rooms, shortage
 from engine.memory import GIB, Device
@@ -51,3 +54,35 @@ def test_processes_of_this_machine_are_listed_but_for_our_own() -> None:
     assert room.device.name == "cpu"
     assert not pids & {os.getpid(), ours.pid}
     assert os.getppid() in pids
+
+
+def nvml(compute: list[SimpleNamespace]) -> ModuleType:
+    """A stand-in for the driver's library: one card of 24 GiB, 2 GiB of them free."""
+    found = ModuleType("pynvml")
+    found.__dict__.update(
+        NVMLError=type("NVMLError", (Exception,), {}),
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=24 * GIB, free=2 * GIB),
+        nvmlDeviceGetComputeRunningProcesses=lambda _: compute,
+        nvmlDeviceGetGraphicsRunningProcesses=lambda _: [],
+    )
+    return found
+
+
+def test_on_a_card_the_drivers_list_names_who_holds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's list has our own engines too, and processes that this machine's list does not have."""
+    gone = 2**22 - 1
+    listed = [
+        SimpleNamespace(pid=os.getpid(), usedGpuMemory=GIB),
+        SimpleNamespace(pid=os.getppid(), usedGpuMemory=20 * GIB),
+        SimpleNamespace(pid=gone, usedGpuMemory=None),
+    ]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(listed))
+    (room,) = rooms("cuda", "0")
+    assert room.device == CARD
+    assert {(holder.pid, holder.held_bytes) for holder in room.holders} == {(os.getppid(), 20 * GIB), (gone, None)}
+    assert {holder.name is None for holder in room.holders if holder.pid == gone} == {True}
+    assert rooms("cuda", "3") == []
