@@ -1,4 +1,5 @@
-"""Tells the log when engines start and are ready, and after how long. Their deaths are the supervisor's to tell."""
+"""Tells the log when engines start and are ready, and after how long. Their deaths are the supervisor's to tell, and
+who leaves is told by who sends it away."""
 
 from __future__ import annotations
 
@@ -32,6 +33,9 @@ class EngineNarrator:
         if status.state is EngineState.READY:
             seconds = self._now() - self._left_rest_at.pop(name, self._now())
             log.info("engine %s is ready after %.0f s", name, seconds, extra=extra)
+            return
+        if status.state is EngineState.AWAY:  # how long it is away is no time that its start takes
+            self._left_rest_at.pop(name, None)
             return
         self._left_rest_at.setdefault(name, self._now())
         if status.state is EngineState.STARTING:
