@@ -51,8 +51,7 @@ class TurnLimits:
 
 @dataclass(frozen=True, slots=True)
 class Lives:
-    """All led models, in the order of the configuration, and what they follow. `start_seconds` is asked for by
-    engine."""
+    """All led models, in the order of the configuration, and what they follow."""
 
     models: tuple[Life, ...] = ()
     calendar: Calendar = field(default_factory=Calendar)
