@@ -41,7 +41,8 @@ LENGTHS_QUICK = {"cpu-135m": Length(10, 30.0), "gpu-8b": Length(10, 6.0)}
 
 
 def key_of(preset: str) -> str:
-    return preset.replace("-", "_")
+    """What figures and arms are called by: `cpu` and `gpu`; whole names would not fit beside them."""
+    return preset.partition("-")[0]
 
 
 def presence_of(windows: Sequence[Window]) -> float:
@@ -89,9 +90,9 @@ def figures_of(preset: str, setting: Setting, windows: Mapping[str, Sequence[Win
 
 
 def arm_of(preset: str, setting: Setting, windows: Sequence[Window]) -> Arm:
-    rate = interference_figures.rate_figure(windows, interference_figures.output_tokens, "output tokens/s")
+    rate = interference_figures.rate_figure(windows, interference_figures.output_tokens, "tokens/s")
     return Arm(
-        f"{preset} {setting.name}",
+        f"{key_of(preset)} {setting.name}",
         setting.facts(preset),
         {**interference_figures.latencies(windows), "batch_tokens_per_s": rate},
     )
