@@ -112,6 +112,7 @@ def store_settings(config: Config) -> StoreSettings:
         index_workers_max=section.index_workers_max,
         intake_bytes_per_s_online=section.intake_mib_per_s_online * MIB,
         download_bytes_per_s_online=section.download_mib_per_s_online * MIB,
+        online_linger_seconds=section.online_linger_seconds,
         disk_reserve_bytes=section.disk_reserve_mib * MIB,
         readers_max=section.readers_max,
     )

@@ -27,9 +27,9 @@ class StoreSettings:
     """How fast files are taken in, ordered, composed, merged and compressed while an online request is under way."""
     download_bytes_per_s_online: float = 32 * MIB
     """... and how fast files go out; both are for all clients together."""
-    online_linger_seconds: float = 1.0
-    """So long after an online request has ended it still goes slowly: the next one often comes soon, and its first
-    token would meet work at full speed."""
+    online_linger_seconds: float = 10.0
+    """So long after an online request has ended it still goes slowly: whoever reads an answer asks again, and the first
+    token of the next one would meet work at full speed."""
 
     disk_reserve_bytes: int = 1 * GIB
     readers_max: int = 8

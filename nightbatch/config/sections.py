@@ -73,6 +73,9 @@ class StoreSection(Section):
     download_mib_per_s_online: float = Field(
         32.0, gt=0, le=100_000, description="while an online request runs: how fast files go out (MiB/s)"
     )
+    online_linger_seconds: float = Field(
+        10.0, gt=0, le=HOUR, description="how long after an online request that still holds: the next one may come (s)"
+    )
     disk_reserve_mib: int = Field(1024, ge=0, description="disk space that uploads and new work leave free (MiB)")
     readers_max: int = Field(8, ge=1, description="connections that read the metadata at once")
 

@@ -16,6 +16,7 @@ SIMULATED = """[store]
 folder = "{folder}"
 intake_mib_per_s_online = 3
 download_mib_per_s_online = 5
+online_linger_seconds = 0.05
 [[models]]
 id = "small"
 engine = "simulated"
@@ -54,7 +55,7 @@ async def test_files_are_worked_on_slowly_while_an_online_request_runs_here(tmp_
         await house.store.close()
 
 
-@pytest.mark.parametrize("key", ["intake_mib_per_s_online", "download_mib_per_s_online"])
+@pytest.mark.parametrize("key", ["intake_mib_per_s_online", "download_mib_per_s_online", "online_linger_seconds"])
 def test_a_pace_of_nothing_is_refused_with_its_line(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(written(tmp_path, f"[store]\n{key} = 0\n"), environment={})
