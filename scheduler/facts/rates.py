@@ -9,6 +9,7 @@ from scheduler.facts.estimates import RateMeter
 
 MEMORY_SECONDS = 600.0
 PEAK_SHARE_MIN = 0.05
+UNSURE_SECONDS_MAX = 60.0
 
 
 def _meter() -> RateMeter:
@@ -18,18 +19,25 @@ def _meter() -> RateMeter:
 @dataclass(slots=True)
 class ModelRate:
     """Measured while the model has lines waiting, so that its engines are as busy as they may be. Before that happens
-    for the first time any line counts, a rough figure being better than none; time in which none ended may have been
-    idle, and does not."""
+    for the first time any line counts, a rough figure being better than none. Time in which none ended may have been
+    idle: of that only the last UNSURE_SECONDS_MAX before a line count."""
 
     _off_peak: RateMeter = field(default_factory=_meter)
     _peak: RateMeter = field(default_factory=_meter)
     _is_sure: bool = False
+    _unsure_seconds: float = 0.0
 
     def add(self, *, lines: int, busy_seconds: float, is_peak: bool, is_full: bool) -> None:
         if is_full and not self._is_sure:
-            self._is_sure, self._off_peak, self._peak = True, _meter(), _meter()
-        if is_full or (lines and not self._is_sure):
-            (self._peak if is_peak else self._off_peak).add(lines=lines, busy_seconds=busy_seconds)
+            self._is_sure, self._off_peak, self._peak, self._unsure_seconds = True, _meter(), _meter(), 0.0
+        if not is_full and self._is_sure:
+            return
+        if not is_full and not lines:
+            self._unsure_seconds = min(UNSURE_SECONDS_MAX, self._unsure_seconds + busy_seconds)
+            return
+        meter = self._peak if is_peak else self._off_peak
+        meter.add(lines=lines, busy_seconds=busy_seconds + self._unsure_seconds)
+        self._unsure_seconds = 0.0
 
     @property
     def seconds_per_line(self) -> float:

@@ -24,6 +24,10 @@ from scheduler.policy.demand import Demand, Spare, pools, weigh
 STRETCH = 10.0
 """Turnaround over turnaround alone from which on age counts."""
 
+AGED_MAX = 100.0
+"""How much age counts at most: a batch that has waited all day for its window is no reason to let a small one wait that
+comes in the evening."""
+
 LOOKED_AT_MAX = 256
 """Batches that are looked at for going ahead of others in one pass; the rest follow by deadline."""
 
@@ -162,11 +166,12 @@ def _ahead_of_deadlines(demand: Demand, queue: Queue, order: Order, capacity: Ca
 
 def eagerness(job: Job, now: float, *, in_lines: bool) -> float:
     """Lower goes first: size times what is left (the order that keeps mean stretch low), by the tier's weight; beyond
-    STRETCH it falls with the square of how often its own length it has waited."""
+    STRETCH it falls with the square of how often its own length it has waited, down to a part of AGED_MAX."""
     if in_lines or job.alone_seconds is None or job.work_seconds is None:
         return job.lines * job.lines_left / job.weight
     stretch = (now - job.created_at) / max(job.alone_seconds, 1.0)
-    return job.alone_seconds * job.work_seconds / (job.weight * max(1.0, stretch / STRETCH) ** 2)
+    aged = min(AGED_MAX, max(1.0, stretch / STRETCH) ** 2)
+    return job.alone_seconds * job.work_seconds / (job.weight * aged)
 
 
 def shares(tenants: Collection[str], weights: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,13 @@ def test_a_rough_rate_stays_while_nothing_is_left_to_do() -> None:
     assert rate.seconds_per_line == pytest.approx(10.0)
 
 
+def test_a_rough_rate_knows_that_slow_lines_take_time_in_which_none_ends() -> None:
+    rate = ModelRate()
+    for second in range(1, 401):
+        rate.add(lines=int(second % 20 == 0), busy_seconds=1.0, is_peak=True, is_full=False)
+    assert rate.seconds_per_line == pytest.approx(20.0, rel=0.05)
+
+
 def test_a_rough_rate_is_forgotten_for_one_of_full_engines() -> None:
     rate = ModelRate()
     rate.add(lines=6, busy_seconds=60.0, is_peak=False, is_full=False)
