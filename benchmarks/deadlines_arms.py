@@ -10,7 +10,7 @@ from benchmarks import deadlines_disciplines as disciplines
 from benchmarks import statistics
 from benchmarks.deadlines_clock import Discipline, Ending, Record, Run
 from benchmarks.deadlines_planned import SETTINGS, Planned
-from benchmarks.deadlines_world import SLICE, START_AT, WEEK, Job, Room, jobs
+from benchmarks.deadlines_world import SLICE, START_AT, TENANTS, WEEK, Job, Room, jobs
 from scheduler.policy.holding import Hold
 
 WARM_UP_WEEKS, WEEKS = 1, 3
@@ -61,8 +61,9 @@ Make = Callable[[Weeks, Planned | None], Discipline]
 
 
 def _ours(weeks: Weeks, before: Planned | None) -> Planned:
-    hold = Hold(weeks.room.calendar, SETTINGS.hold_work_margin, SETTINGS.hold_reserve_seconds)
-    return Planned(weeks.room.calendar, hold, rate=None if before is None else deepcopy(before.rate))
+    hold = Hold(weeks.room.calendar, SETTINGS.hold_work_margin, SETTINGS.hold_reserve_seconds, tenant_weights=TENANTS)
+    rate = None if before is None else deepcopy(before.rate)
+    return Planned(weeks.room.calendar, hold, rate=rate, tenant_weights=TENANTS)
 
 
 DISCIPLINES: Mapping[str, Make] = {

@@ -19,6 +19,7 @@ from scheduler.facts.windows import Calendar
 from scheduler.policy.fairness import Accounts
 from scheduler.policy.holding import Hold, Holding, holding
 from scheduler.policy.planner import EngineView, HeldView, Limits, ModelKey, Snapshot, plan, wanted_lines
+from scheduler.policy.ranking import Order
 from scheduler.settings import SchedulerSettings
 from store.records import (
     BatchRecord,
@@ -61,9 +62,11 @@ class Planned:
         hold: Hold | None,
         *,
         rate: ModelRate | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
         settings: SchedulerSettings = SETTINGS,
     ) -> None:
         """`rate`: what was measured before."""
+        self._order = Order(tenant_weights or {})
         self.rate = ModelRate() if rate is None else rate
         self._calendar = calendar
         self._hold = hold
@@ -118,7 +121,7 @@ class Planned:
             {tenant: lines * self.rate.seconds_per_line for tenant, lines in self._served.items()},
             able={tenant for batch_id, tenant in tenants.items() if batch_id not in self._waits},
             present=set(tenants.values()),
-            weights={},
+            weights=self._order.tenant_weights,
         )
         self._served.clear()
 
@@ -158,6 +161,7 @@ class Planned:
             ahead=self._accounts.ahead,
             calendar=self._calendar,
             peak_share=self.rate.peak_share,
+            order=self._order,
         )
 
     def _open_shards(self, batch_id: str) -> list[ShardRecord]:

@@ -65,8 +65,8 @@ TIERS = (
     Tier("24h", DAY, 0.25, 300.0, 1.2, 3 * HOUR),
     Tier("7d", WEEK, 0.70, 1_500.0, 1.5, 10 * HOUR),
 )
-TENANTS = {"search": 8, "support": 4, "research": 3, "billing": 2, "legal": 2, "interns": 1}
-"""How much more often one tenant sends batches than another."""
+TENANTS = {"search": 8.0, "support": 4.0, "research": 3.0, "billing": 2.0, "legal": 2.0, "interns": 1.0}
+"""How much more often one tenant sends batches than another, which is also the share of the engine agreed with it."""
 
 
 @dataclass(frozen=True, slots=True)
