@@ -34,6 +34,7 @@ STEADY = 0.25
 class Flight:
     cost: Cost
     at: float
+    read_at: float
     taken_back: int = 0
 
 
@@ -145,7 +146,7 @@ class Gateway:
         return Budget(2 * profile.running_max, profile.blocks * profile.block_tokens)
 
     def _send(self, now: float) -> list[SequenceState]:
-        sent = []
+        sent: list[SequenceState] = []
         while True:
             if not self._waiting:
                 line = next(self.lines, None)
@@ -153,22 +154,26 @@ class Gateway:
                     return sent
                 self._waiting.append((line, 0))
             sequence, taken_back = self._waiting[0]
-            cost = Cost(1, sequence.prompt_tokens + sequence.output_tokens)
+            cost = Cost(1, sequence.prompt_tokens + sequence.output_tokens, sequence.prompt_tokens)
             if not self._gate.fits(self._budget, self._inflight, cost, now=now):
                 return sent
             self._waiting.popleft()
             self._inflight.take(cost)
-            self._gate.sent(cost, step_ms=self.step_ms, now=now)
-            self._flights[sequence] = Flight(cost, now, taken_back)
+            read_at = self._gate.sent(cost, step_ms=self.step_ms, now=now)
+            self._flights[sequence] = Flight(cost, now, read_at, taken_back)
             self.device.add(sequence)
             sent.append(sequence)
 
     def _take_back(self, now: float) -> list[SequenceState]:
-        cap = self._gate.allowance.recall_to
+        allowed = self._gate.allowance
+        cap = allowed.recall_to
         if cap is None:
             return []
         flying = list(self._flights.items())
-        views = [Flying(1, now - flight.at, flight.taken_back) for _, flight in flying]
+        views = [
+            Flying(1, now - flight.at, flight.taken_back, allowed.recalls_reading and now < flight.read_at)
+            for _, flight in flying
+        ]
         places = to_take_back(views, cap=cap, credit=self._credit, settings=self.settings.take_back)
         for sequence, flight in (flying[place] for place in places):
             self.device.remove(sequence)

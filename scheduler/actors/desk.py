@@ -37,8 +37,11 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
+    """A line that went, and until when its prompt is probably read."""
+
     line: Line
     at: float
+    read_at: float
 
 
 class Desk:
@@ -53,6 +56,7 @@ class Desk:
         self._settings = settings
         self._monotonic = monotonic
         self._recalled: set[asyncio.Task[None]] = set()
+        self._read_at = 0.0
         self._refusals = 0
         self._limits: EngineLimits | None = None
         self._budget = Budget(1, None)
@@ -98,13 +102,19 @@ class Desk:
     def recall(self) -> int:
         """Cancel what is far above the allowance, as far as the credit goes; how many. Their lines come back by
         `left`."""
-        cap = self.gate.allowance.recall_to
+        allowed = self.gate.allowance
+        cap = allowed.recall_to
         if cap is None or self.isolation is not None:
             return 0
         now, settings = self._monotonic(), self._settings.throttle.take_back
         tasks = [task for task in self.tasks if task not in self._recalled]
         flying = [
-            Flying(departure.line.cost.requests, now - departure.at, departure.line.recalls)
+            Flying(
+                departure.line.cost.requests,
+                now - departure.at,
+                departure.line.recalls,
+                is_reading=allowed.recalls_reading and now < departure.read_at,
+            )
             for departure in (self.tasks[task] for task in tasks)
         ]
         places = to_take_back(flying, cap=cap, credit=self.credit, settings=settings)
@@ -113,6 +123,10 @@ class Desk:
             self.tasks[tasks[place]].line.recalls += 1
             tasks[place].cancel()
         return len(places)
+
+    def departed(self, task: asyncio.Task[None], line: Line) -> None:
+        """The line that was just taken goes with this task."""
+        self.tasks[task] = Departure(line, self._monotonic(), self._read_at)
 
     def left(self, task: asyncio.Task[None]) -> bool:
         """The task has ended; whether its line is to go back to the queue, because it was recalled."""
@@ -124,7 +138,7 @@ class Desk:
     def take(self, line: Line) -> int:
         """Count a line as in flight; the incarnation of the engine that it goes to."""
         self.inflight.take(line.cost)
-        self.gate.sent(line.cost, step_ms=self.engine.load().step_ms, now=self._monotonic())
+        self._read_at = self.gate.sent(line.cost, step_ms=self.engine.load().step_ms, now=self._monotonic())
         incarnation = self.engine.status().incarnation
         self._by_incarnation[incarnation] = self._by_incarnation.get(incarnation, 0) + 1
         return incarnation

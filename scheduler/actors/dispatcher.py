@@ -19,7 +19,7 @@ from engine.registry import Registry
 from engine.slices import split
 from scheduler import metrics
 from scheduler.actors import isolation
-from scheduler.actors.desk import Departure, Desk
+from scheduler.actors.desk import Desk
 from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.lane import Lane
 from scheduler.actors.outcomes import Outcomes, Record
@@ -175,7 +175,7 @@ class Dispatcher:
         incarnation = desk.take(line)
         task = asyncio.create_task(self._run(line, desk, incarnation))
         self._tasks.add(task)
-        desk.tasks[task] = Departure(line, self._monotonic())
+        desk.departed(task, line)
         line.shard.tasks[task] = line
         task.add_done_callback(partial(self._ended, line, desk, incarnation, line.sent))
 

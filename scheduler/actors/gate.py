@@ -36,10 +36,11 @@ class Gate:
             return self._prefills.free_at(allowed.prefills_max, now=now)
         return now
 
-    def sent(self, cost: Cost, *, step_ms: float, now: float) -> None:
+    def sent(self, cost: Cost, *, step_ms: float, now: float) -> float:
+        """A request goes; until when its prompt is probably read."""
         self.calls.sent(now)
         self._rounds.sent(cost.requests, now=now)
-        self._prefills.started(cost.tokens, step_ms=step_ms, now=now)
+        return self._prefills.started(cost.read_tokens, step_ms=step_ms, now=now)
 
     def ended(self, cost: Cost, inflight: Inflight, *, answered: bool, now: float) -> None:
         """A request is back, answered or not; `inflight` is what is left."""
@@ -53,4 +54,4 @@ class Gate:
     def learn(self, cost: Cost, *, seconds: float, output_tokens: int, step_ms: float) -> None:
         """What an answer says of the time in which its prompt was read."""
         each = output_tokens / max(cost.requests, 1)
-        self._prefills.answered(cost.tokens, seconds=seconds, output_tokens=each, step_ms=step_ms)
+        self._prefills.answered(cost.read_tokens, seconds=seconds, output_tokens=each, step_ms=step_ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,7 +184,8 @@ class Leases:
             output_tokens_assumed=self._settings.output_tokens_assumed,
             context_tokens_max=context_tokens_max,
         )
-        return Cost(max(1, size.sub_requests), tokens)
+        prompt_tokens = math.ceil(size.prompt_bytes / self._settings.prompt_bytes_per_token)
+        return Cost(max(1, size.sub_requests), tokens, min(prompt_tokens, tokens))
 
 
 def _held(batch: BatchRecord, lease: Lease, opened: _Opened, *, confirmed_at: float) -> HeldShard:

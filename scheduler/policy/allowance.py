@@ -11,12 +11,14 @@ from scheduler.policy.pressure import Phase, Pressure, PressureSettings
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """Beside the engine's budget: sub-requests in flight, prompts being read at once, and calls with rests between
-    them. What is in flight far above `recall_to` is taken back. None: no such bound."""
+    them. What is in flight far above `recall_to` is taken back, and, with `recalls_reading`, what is still having its
+    prompt read. None: no such bound."""
 
     requests_max: int | None = None
     prefills_max: int | None = None
     call: Call | None = None
     recall_to: int | None = None
+    recalls_reading: bool = False
 
 
 FREE = Allowance()
@@ -28,7 +30,12 @@ def for_decoding(pressure: Pressure, settings: PressureSettings) -> Allowance:
         return FREE
     if pressure.phase not in (Phase.BESIDE, Phase.NEIGHBOUR):
         return Allowance(pressure.cap)
-    return Allowance(pressure.cap, settings.prefills_max, recall_to=pressure.cap)
+    return Allowance(
+        pressure.cap,
+        settings.prefills_max,
+        recall_to=pressure.cap,
+        recalls_reading=pressure.is_onset,
+    )
 
 
 def for_pooling(phase: Phase, ms_each: float | None, settings: DutySettings) -> Allowance:

@@ -19,8 +19,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
+    """`prompt_tokens` are the part of `tokens` that is read before anything is generated; 0 where that is not known."""
+
     requests: int
     tokens: int
+    prompt_tokens: int = 0
+
+    @property
+    def read_tokens(self) -> int:
+        return self.prompt_tokens or self.tokens
 
 
 @dataclass(slots=True)

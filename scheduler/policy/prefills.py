@@ -15,14 +15,17 @@ PREFILL_PART_MIN = 0.3
 
 @dataclass(slots=True)
 class Prefills:
-    """`ms_per_token` of a line's estimated tokens: whatever part of them was cached makes the estimate smaller."""
+    """`ms_per_token` of a prompt's estimated tokens: whatever part of them was cached makes the estimate smaller."""
 
     ms_per_token: float = 0.0
     _until: list[float] = field(default_factory=list)
 
-    def started(self, tokens: int, *, step_ms: float, now: float) -> None:
+    def started(self, tokens: int, *, step_ms: float, now: float) -> float:
+        """A prompt was sent; until when it is probably read."""
         self._forget_read(now)
-        heapq.heappush(self._until, now + max(step_ms, tokens * self.ms_per_token) / 1000)
+        read_at = now + max(step_ms, tokens * self.ms_per_token) / 1000
+        heapq.heappush(self._until, read_at)
+        return read_at
 
     def unfinished(self, *, now: float) -> int:
         self._forget_read(now)
@@ -42,5 +45,5 @@ class Prefills:
         if tokens <= 0 or seconds <= 0 or step_ms <= 0:
             return
         prefill_ms = seconds * 1000 - output_tokens * step_ms
-        measured = prefill_ms / tokens if prefill_ms >= PREFILL_PART_MIN * seconds * 1000 else 0.0
-        self.ms_per_token += WEIGHT * (measured - self.ms_per_token)
+        if prefill_ms >= PREFILL_PART_MIN * seconds * 1000:
+            self.ms_per_token += WEIGHT * (prefill_ms / tokens - self.ms_per_token)

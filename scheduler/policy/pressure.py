@@ -126,6 +126,8 @@ class Pressure:
     """The bound before rounding: slow moves would be lost in whole numbers."""
     trim: float = 1.0
     trim_neighbour: float = 1.0
+    is_onset: bool = False
+    """An online request has just come to an engine that had none."""
     trusted: bool = False
     moved_at: float = -math.inf
     arrived_at: float | None = None
@@ -143,6 +145,7 @@ def decide(before: Pressure, signs: Signs, settings: PressureSettings) -> Pressu
     now = replace(
         before,
         phase=phase,
+        is_onset=phase is Phase.BESIDE and before.phase is not Phase.BESIDE,
         at=signs.now,
         quiet_seconds=signs.quiet_seconds,
         gap_seconds=_gap(before, signs, settings),

@@ -1,8 +1,9 @@
 """Which batch requests are taken back from an engine when an online request comes. Pure.
 
 A request that is taken back starts anew: its prompt is mostly in the engine's prefix cache, what it had generated is
-lost. Left alone, 60 requests with 100 tokens to go slow every online token for ten seconds. So the youngest are taken
-back, and only as much work as a small share of all work pays for.
+lost. Left alone, 60 requests with 100 tokens to go slow every online token for ten seconds, and an online prompt waits
+for every prompt that is being read. So these and the youngest are taken back, and only as much work as a small share of
+all work pays for.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class TakeBackSettings:
 
 @dataclass(frozen=True, slots=True)
 class Flying:
-    """A request in flight: its sub-requests, for how long, and how often its line was taken back before."""
+    """A request in flight: its sub-requests, for how long, how often its line was taken back before, and whether its
+    prompt is probably still being read."""
 
     requests: int
     seconds: float
     taken_back: int = 0
+    is_reading: bool = False
 
 
 @dataclass(slots=True)
@@ -48,17 +51,20 @@ class Credit:
 
 
 def to_take_back(flying: Sequence[Flying], *, cap: int, credit: Credit, settings: TakeBackSettings) -> list[int]:
-    """Places in `flying`, youngest first, until `cap` is kept or the credit is spent (it is taken from `credit`)."""
+    """Places in `flying`, until `cap` is kept or the credit is spent (it is taken from `credit`).
+
+    First what is still being read, however little is in flight: an online prompt would wait for it, and it has
+    generated nothing yet. Then, far above the bound, the youngest.
+    """
     inflight = sum(one.requests for one in flying)
-    if inflight <= settings.above * cap:
-        return []
+    is_far_above = inflight > settings.above * cap
     taken = []
-    for place in sorted(range(len(flying)), key=lambda place: flying[place].seconds):
+    for place in sorted(range(len(flying)), key=lambda place: (not flying[place].is_reading, flying[place].seconds)):
         one = flying[place]
         cost = one.requests * one.seconds
-        if inflight <= cap or cost > credit.seconds:
+        if cost > credit.seconds or not (one.is_reading or (is_far_above and inflight > cap)):
             break
-        if one.taken_back >= settings.per_line_max or inflight - one.requests < cap:
+        if one.taken_back >= settings.per_line_max or (not one.is_reading and inflight - one.requests < cap):
             continue
         credit.seconds -= cost
         inflight -= one.requests
