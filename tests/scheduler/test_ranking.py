@@ -81,6 +81,11 @@ def test_one_that_has_waited_many_times_its_own_length_moves_up() -> None:
     assert [name for name, _ in ranking(fresh, replace(old, created_at=NOW - 40 * HOUR))] == ["old", "fresh"]
 
 
+def test_one_that_waited_all_day_for_its_window_lets_a_far_smaller_one_of_the_evening_go_first() -> None:
+    all_day, tiny = a_job("all day", hours=0.1, due_in=90, waited=12), a_job("tiny", hours=0.005, due_in=90)
+    assert [name for name, _ in ranking(all_day, tiny)] == ["tiny", "all day"]
+
+
 def test_without_a_measured_rate_fewer_lines_go_first() -> None:
     jobs = [a_job("many", hours=None, due_in=24), replace(a_job("few", hours=None, due_in=24), lines=10, lines_left=10)]
     assert [name for name, _ in ranking(*jobs)] == ["few", "many"]
