@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +14,19 @@ from benchmarks import interference_server, step_log
 from benchmarks.form import CouldNotMeasure
 from benchmarks.interference_arms import Setting
 from benchmarks.interference_figures import Window, window_of
+from benchmarks.interference_load import Load, NoLoad
 from benchmarks.online_trace import Alone, Arrival
-from benchmarks.server_process import ChildProcess, ServerProcess, last_lines
+from benchmarks.server_process import ServerProcess, last_lines
 from benchmarks.statistics import median
 from benchmarks.step_log import Knobs, Step
 from engine.vllm.online_first.channel import Channel, Report
 
 CHANNEL_SECONDS_MAX = 30.0
-LOAD_SECONDS_MAX = 300.0
-LOAD_START_SECONDS = 1.5
-"""A load process needs this long for its imports, beside busy engines."""
+LOAD_START_SECONDS = 0.5
+"""From the word to the first request that a load process may have to send."""
 
 ALONE_REQUESTS, ALONE_TOKENS, ALONE_GAP_SECONDS = 16, 16, 0.3
 SETTLE_POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a load process reports, as far as it counts: refused requests make a window no measurement."""
-
-    sent: Sequence[tuple[float, Sequence[float]]]
-    cpu_seconds: float
 
 
 class Steps:
@@ -89,7 +80,6 @@ class Rig:
         self._model = model
         self._texts = texts
         self._asked = 0
-        self._loads = 0
         self._channel = _open_channel(server.data_folder / "engines")
         self.load_cpu_seconds = 0.0
 
@@ -115,14 +105,16 @@ class Rig:
 
     def window(self, arrivals: Sequence[Arrival], *, settle_seconds: float, seconds: float) -> Window:
         """Play the arrivals after the settling time; without any, just watch the engine."""
-        start = time.time() + max(settle_seconds, LOAD_START_SECONDS if arrivals else 0.0)
-        with self._load(arrivals, start) as answers:
+        settled_at = time.time() + settle_seconds
+        with self._load(arrivals) as load:
+            start = max(settled_at, time.time() + LOAD_START_SECONDS)
+            load.begin(start)
             time.sleep(max(0.0, start + seconds - time.time()))
-        answered = answers()
+            answered = load.answers()
         end = start + seconds
         steps = self.chat.between(start, end)
         return window_of(
-            answered.sent,
+            answered,
             start,
             end,
             batch_output=sum(step.batch_output for step in steps),
@@ -143,24 +135,20 @@ class Rig:
         return Alone(median(found.ttft_ms[half:]) / 1000, median(found.itl_ms[len(found.itl_ms) // 2 :]) / 1000)
 
     @contextmanager
-    def _load(self, arrivals: Sequence[Arrival], start: float) -> Iterator[Callable[[], Answered]]:
+    def _load(self, arrivals: Sequence[Arrival]) -> Iterator[Load | NoLoad]:
+        """People who wait for the word; gone at the end whatever happens."""
         if not arrivals:
-            yield lambda: Answered((), 0.0)
+            yield NoLoad()
             return
-        self._loads += 1
-        plan, output = self.scratch / "plan.json", self.scratch / f"sent-{self._loads}.json"
-        plan.write_text(json.dumps({"url": self.server.url, "start_at": start, "requests": self._bodies(arrivals)}))
-        child = ChildProcess(
-            [*(sys.executable, "-P", "-m", "benchmarks.online_load"), *("--plan", str(plan), "--output", str(output))],
-            folder=self.scratch,
-            name="online-load",
-        )
-        child.start()
+        plan = self.scratch / "plan.json"
+        plan.write_text(json.dumps({"url": self.server.url, "requests": self._bodies(arrivals)}))
+        load = Load(plan, self.scratch / "sent.json", self.scratch / "online-load.log")
         try:
-            yield lambda: self._answers(child, output)
+            load.wait_ready()
+            yield load
+            self.load_cpu_seconds += load.cpu_seconds
         finally:
-            if sys.exc_info()[0] is not None:
-                child.stop()
+            load.stop()
 
     def _bodies(self, arrivals: Sequence[Arrival]) -> list[dict[str, Any]]:
         requests = []
@@ -177,18 +165,6 @@ class Rig:
             }
             requests.append({"after_seconds": one.at, "body": body})
         return requests
-
-    def _answers(self, child: ChildProcess, output: Path) -> Answered:
-        child.wait(LOAD_SECONDS_MAX)
-        report: Mapping[str, Any] = json.loads(output.read_bytes())
-        output.unlink()
-        if report["late_ms"] > 0:
-            raise CouldNotMeasure(f"the load generator came {report['late_ms']:.0f} ms late: the machine is too busy")
-        failed = [one["error"] for one in report["requests"] if one["error"]]
-        if failed:
-            raise CouldNotMeasure(f"{len(failed)} online requests were not answered: {failed[0]}")
-        self.load_cpu_seconds += report["cpu_seconds"]
-        return Answered([(one["sent_at"], one["tokens_at"]) for one in report["requests"]], report["cpu_seconds"])
 
 
 def _open_channel(engines: Path) -> Channel:

@@ -1,6 +1,7 @@
 """The people at the keyboard: sends streamed chats at given times and notes when each token came. A process of its own.
 
-It runs niced, so that it takes nothing from what it measures, and tells how much CPU it used.
+It runs niced, so that it takes little from what it measures, and tells how much CPU it used. On a busy machine it needs
+seconds to start: it says when it is ready, and is told then when to begin.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 
 NICE = 5
 REQUEST_SECONDS_MAX = 180
+READY = "ready"
 EVENT = b"data: "
 DONE = b"[DONE]"
 
@@ -60,14 +62,11 @@ def says_something(event: bytes) -> bool:
     return any((choice.get("delta") or {}).get("content") for choice in choices)
 
 
-async def run(plan: dict[str, Any]) -> list[Sent]:
+async def run(plan: dict[str, Any], start_at: float) -> list[Sent]:
     timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS_MAX)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         return await asyncio.gather(
-            *(
-                send(session, plan["url"], one["body"], plan["start_at"] + one["after_seconds"])
-                for one in plan["requests"]
-            )
+            *(send(session, plan["url"], one["body"], start_at + one["after_seconds"]) for one in plan["requests"])
         )
 
 
@@ -78,9 +77,11 @@ def main(argv: Sequence[str]) -> int:
     asked = parser.parse_args(argv)
     os.nice(NICE)
     plan = json.loads(asked.plan.read_bytes())
+    print(READY, flush=True)
+    start_at = float(sys.stdin.readline())
     before = time.process_time()
-    late_ms = (time.time() - plan["start_at"]) * 1000
-    sent = asyncio.run(run(plan))
+    late_ms = (time.time() - start_at) * 1000
+    sent = asyncio.run(run(plan, start_at))
     report = {
         "late_ms": late_ms,
         "cpu_seconds": time.process_time() - before,
