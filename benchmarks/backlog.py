@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from benchmarks.online_trace import DATA
 
 BANKING, MATHS, DOCUMENTS = 20, 18, 2
 """Lines of each kind in a batch."""
+
+LINES = BANKING + MATHS + DOCUMENTS
 
 MATHS_TOKENS, DOCUMENT_TOKENS = 128, 64
 DOCUMENT_CHARACTERS = 6_000
@@ -38,23 +42,27 @@ def maths_texts() -> list[str]:
 
 
 class Lines:
-    """Lines of batches, one batch after another; which text comes when depends on the seed alone."""
+    """Lines of batches, one batch after another; which text comes when depends on the seed alone. `given` are batch
+    lines of chats that are sent instead, in turn."""
 
-    def __init__(self, model: str, *, seed: int = 0) -> None:
+    def __init__(self, model: str, given: Sequence[bytes] = (), *, seed: int = 0) -> None:
         self._model = model
+        self._given = cycle([_chat_body(line) for line in given]) if given else None
         self._random = random.Random(seed)
         self._banking = [json.loads(line)["body"] for line in examples.read_lines(examples.find("*banking77*.jsonl"))]
         self._texts = maths_texts()
         self._made = 0
 
     def batch(self) -> bytes:
+        self._made += 1
+        if self._given is not None:
+            return b"".join(self._line(number, body) for number, body in enumerate(islice(self._given, LINES)))
         bodies = [
             *(self._banking[self._random.randrange(len(self._banking))] for _ in range(BANKING)),
             *(self._maths() for _ in range(MATHS)),
             *(self._document() for _ in range(DOCUMENTS)),
         ]
         self._random.shuffle(bodies)
-        self._made += 1
         return b"".join(self._line(number, body) for number, body in enumerate(bodies))
 
     def _line(self, number: int, body: dict[str, Any]) -> bytes:
@@ -78,6 +86,16 @@ class Lines:
         return _chat(f"{text}\n\nName the people in these stories.", DOCUMENT_TOKENS)
 
 
+def _chat_body(line: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+        if parsed["url"] == "/v1/chat/completions":
+            return dict(parsed["body"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CouldNotMeasure(f"the input has a line that is no batch line: {error!r}") from error
+    raise CouldNotMeasure(f"the input has a line for {parsed['url']}: interference runs chats")
+
+
 def _chat(text: str, tokens: int) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": tokens}
 
@@ -85,9 +103,9 @@ def _chat(text: str, tokens: int) -> dict[str, Any]:
 class Backlog:
     """Keeps enough batches open on a server."""
 
-    def __init__(self, api: openai.OpenAI, model: str, folder: Path) -> None:
+    def __init__(self, api: openai.OpenAI, model: str, folder: Path, given: Sequence[bytes] = ()) -> None:
         self._api = api
-        self._lines = Lines(model)
+        self._lines = Lines(model, given)
         self._path = folder / "backlog.jsonl"
         self._open: set[str] = set()
 

@@ -16,6 +16,7 @@ from typing import cast
 
 from benchmarks import (
     client,
+    examples,
     interference_arms,
     interference_engines,
     interference_plot,
@@ -63,6 +64,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     changes = cast("Sequence[str]", options.extra["orders"] or ())
     arms = interference_arms.chosen(str(options.extra["arms"] or ""), quick=options.quick, changes=changes)
     plan = plan_of(options, arms)
+    given = examples.read_lines(options.input) if options.input else ()
     trace, presence = str(options.extra["trace"]), float(str(options.extra["presence"]))
     model = options.model or embedded.CHAT.id
     with tempfile.TemporaryDirectory(prefix="nightbatch-bench-", ignore_cleanup_errors=True) as scratch:
@@ -85,7 +87,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
                 f"alone: TTFT {alone.ttft * 1000:.0f} ms, ITL {alone.itl * 1000:.1f} ms; {plan.rounds} rounds of "
                 f"{len(arms)} windows of {plan.seconds:.1f} s, {sum(map(len, windows))} online requests an arm"
             )
-            measurement = Measurement(rig, client.connect(server.url), engines, plan, say)
+            measurement = Measurement(rig, client.connect(server.url), engines, plan, say, given=given)
             measured = measurement.run(arms, windows)
             fitted = _fitted(rig.reported())
     notes = [

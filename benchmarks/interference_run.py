@@ -55,12 +55,22 @@ class Plan:
 class Measurement:
     """Plays every round in every arm on one rig."""
 
-    def __init__(self, rig: Rig, api: openai.OpenAI, engines: Engines, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        api: openai.OpenAI,
+        engines: Engines,
+        plan: Plan,
+        say: Callable[[str], None],
+        *,
+        given: Sequence[bytes] = (),
+    ) -> None:
+        """`given` are the lines of the batches, the mixed ones if there are none."""
         self._rig = rig
         self._plan = plan
         self._say = say
         self._slots = engines.slots or SLOTS_ASSUMED
-        self._backlog = Backlog(api, engines.models[0], rig.scratch)
+        self._backlog = Backlog(api, engines.models[0], rig.scratch, given)
         self._embeddings = EmbeddingsBacklog(api, engines.embeddings, rig.scratch) if engines.embeddings else None
         self._transfers: Transfers | None = None
         self._api = api

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 import mmap
 from pathlib import Path
 
+import pytest
+
 from benchmarks import online_load, step_log
 from benchmarks.backlog import BANKING, DOCUMENTS, MATHS, Lines
+from benchmarks.form import CouldNotMeasure
 from benchmarks.step_log import KNOBS, Knobs, Step
 
 
@@ -49,3 +53,23 @@ def test_batches_of_the_backlog_are_mixed_and_the_same_for_the_same_seed() -> No
     assert first != one.batch()
     assert first.count(b"\n") == BANKING + MATHS + DOCUMENTS
     assert first.count(b"response_format") == BANKING
+
+
+def test_lines_that_are_given_are_sent_in_turn_for_the_model_that_runs() -> None:
+    given = [
+        json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [text]}})
+        for text in ("one", "two", "three")
+    ]
+    lines = Lines("m", [line.encode() for line in given])
+    sent = [json.loads(line) for line in (lines.batch() + lines.batch()).splitlines()]
+    assert [line["body"]["messages"] for line in sent[:4]] == [["one"], ["two"], ["three"], ["one"]]
+    assert {line["body"]["model"] for line in sent} == {"m"}
+    assert len({line["custom_id"] for line in sent}) == len(sent)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"), [(b"[]", "no batch line"), (b'{"url": "/v1/embeddings", "body": {}}', "for /v1/embeddings")]
+)
+def test_lines_that_cannot_be_sent_are_refused(line: bytes, what: str) -> None:
+    with pytest.raises(CouldNotMeasure, match=what):
+        Lines("m", [line])
