@@ -112,6 +112,7 @@ class EngineLife:
             busy=self._busy(),
             turns=self._turns,
             start_seconds={life.model: self._start_seconds_of(life) for life in self._lives.models},
+            stuck=self._stuck(),
         )
         for group, turn in decision.turns.items():
             if group in self._turns and self._turns[group].model != turn.model:
@@ -138,6 +139,9 @@ class EngineLife:
         return frozenset(
             life.model for life in self._lives.models if any(presence.on_engine(name) for name in life.engines)
         )
+
+    def _stuck(self) -> frozenset[str]:
+        return frozenset(life.model for life in self._lives.models if not self._served(life).is_ready)
 
     def _send_away(self, life: Life, name: str, verdict: Verdict) -> None:
         engine = self._registry.engine(name)

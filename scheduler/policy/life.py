@@ -93,14 +93,16 @@ def decide(
     busy: frozenset[str],
     turns: Mapping[str, Turn],
     start_seconds: Mapping[str, float],
+    stuck: Collection[str] = (),
 ) -> Decision:
     """`slack` has the models that batch work waits for, with the least slack of its batches; `busy` those that answer
-    online requests now; `turns` the turns so far; `start_seconds` what a model's start takes."""
+    online requests now; `turns` the turns so far; `start_seconds` what a model's start takes; `stuck` the models of
+    which no engine is ready."""
     open_now = {life.model for life in lives.models if open_at(life.hours, lives.calendar, now)}
     after: dict[str, Turn] = {}
     for group, members in groups_of(lives.models).items():
         candidates = [life.model for life in members if life.model in open_now]
-        turn = _turn(candidates, turns.get(group), lives.limits, now, slack, busy, start_seconds)
+        turn = _turn(candidates, turns.get(group), lives.limits, now, slack, busy, start_seconds, stuck)
         if turn is not None:
             after[group] = turn
     verdicts = {life.model: _verdict(life, lives.calendar, now, open_now, after) for life in lives.models}
@@ -155,20 +157,31 @@ def _turn(
     slack: Mapping[str, float],
     busy: frozenset[str],
     start_seconds: Mapping[str, float],
+    stuck: Collection[str],
 ) -> Turn | None:
-    """Whose turn it is: the one with the least slack, else the first of the group (its home model)."""
+    """Whose turn it is: the one with the least slack, else the first of the group (its home model).
+
+    One that is far behind its deadline, or whose engine does not come, would have the least slack for ever: it hurries
+    nobody, and its turn ends like any other.
+    """
     if not candidates:
         return None
+
+    def is_lost(model: str) -> bool:
+        return model in stuck or slack[model] < -limits.seconds_max
+
     wanting = sorted((model for model in candidates if model in slack), key=lambda model: slack[model])
     best = wanting[0] if wanting else candidates[0]
     if turn is None or turn.model not in candidates:
         return Turn(best, now)
-    if best == turn.model or now - turn.since_at < _least_seconds(limits, start_seconds.get(best, 0.0)):
-        return turn
     held, has_work = now - turn.since_at, turn.model in slack or turn.model in busy
+    if best == turn.model and best in slack and held >= limits.seconds_max and is_lost(best):
+        best = next((model for model in wanting if model != turn.model), best)
+    if best == turn.model or held < _least_seconds(limits, start_seconds.get(best, 0.0)):
+        return turn
     if not has_work or held >= limits.seconds_max:
         return Turn(best, now)
-    hurries = slack.get(best, limits.seconds_max) < limits.seconds_max - held
+    hurries = -limits.seconds_max <= slack.get(best, limits.seconds_max) < limits.seconds_max - held
     return Turn(best, now) if hurries and slack[best] < slack.get(turn.model, float("inf")) else turn
 
 

@@ -34,8 +34,17 @@ def decided(
     busy: frozenset[str] = frozenset(),
     turns: dict[str, Turn] | None = None,
     start_seconds: dict[str, float] | None = None,
+    stuck: frozenset[str] = frozenset(),
 ) -> Decision:
-    return decide(lives, now=now, slack=slack or {}, busy=busy, turns=turns or {}, start_seconds=start_seconds or {})
+    return decide(
+        lives,
+        now=now,
+        slack=slack or {},
+        busy=busy,
+        turns=turns or {},
+        start_seconds=start_seconds or {},
+        stuck=stuck,
+    )
 
 
 NIGHT_AND_DAY = Lives((life("large", Hours.OFF_PEAK), life("small", Hours.PEAK)), NIGHTS)
@@ -91,6 +100,23 @@ def test_whose_turn_it_is(
     found = decided(GROUP, T0, slack=slack, busy=frozenset(busy), turns=turns)
     assert found.turns["gpu"].model == expected
     assert [model for model, verdict in found.verdicts.items() if verdict.here] == [expected]
+
+
+def test_a_model_that_is_late_for_good_gives_the_turn_to_others_and_does_not_hurry_them() -> None:
+    slack = {"big": -86_400.0, "huge": 9e5}
+    late = {"gpu": Turn("big", T0 - 1801)}
+    assert decided(GROUP, T0, slack=slack, turns=late).turns["gpu"].model == "huge"
+    for held_seconds, expected in ((900, "huge"), (1801, "big")):
+        turns = {"gpu": Turn("huge", T0 - held_seconds)}
+        assert decided(GROUP, T0, slack=slack, turns=turns).turns["gpu"].model == expected
+
+
+def test_a_model_whose_engine_does_not_come_holds_up_no_other() -> None:
+    slack, turns = {"big": 5000.0, "huge": 9e5}, {"gpu": Turn("big", T0 - 1801)}
+    assert decided(GROUP, T0, slack=slack, turns=turns, stuck=frozenset({"big"})).turns["gpu"].model == "huge"
+    assert decided(GROUP, T0, slack=slack, turns=turns).turns["gpu"].model == "big"
+    only = decided(GROUP, T0, slack={"big": 5000.0}, turns=turns, stuck=frozenset({"big"}))
+    assert only.turns["gpu"].model == "big"
 
 
 def test_a_turn_lasts_a_multiple_of_the_start_that_ends_it() -> None:
