@@ -95,6 +95,8 @@ class Rounds:
     def ended(self, call: Call | None, *, is_idle: bool, now: float) -> None:
         """A request came back; with the last one the rest begins, unless no bound holds any more."""
         self._is_closed = True
+        if call is None:
+            self._began_at = now  # what goes without a bound is no call: it may go on for hours without a pause
         if not is_idle:
             return
         if call is not None and self._sent:

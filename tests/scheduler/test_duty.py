@@ -54,6 +54,16 @@ def test_without_a_bound_no_rest_follows() -> None:
     assert rounds.rest_until == 0.0
 
 
+def test_hours_of_work_before_the_bound_are_no_call_that_a_rest_follows() -> None:
+    rounds = Rounds()
+    for second in range(7200):  # the batch has the engine to itself, and it is never idle
+        rounds.sent(1, now=float(second))
+        if second:
+            rounds.ended(None, is_idle=False, now=float(second))
+    rounds.ended(Call(4, 0.25), is_idle=True, now=7200.0)
+    assert rounds.rest_until <= 7204.0
+
+
 @given(st.integers(1, 64), st.floats(0.05, 1.0), st.lists(st.tuples(st.integers(1, 40), st.floats(0.001, 2.0))))
 def test_calls_never_take_more_than_their_share(requests: int, share: float, work: list[tuple[int, float]]) -> None:
     rounds, call, now, busy = Rounds(), Call(requests, share), 0.0, 0.0
