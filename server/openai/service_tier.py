@@ -40,10 +40,14 @@ def stamped(result: EngineResult, tier: str | None) -> EngineResult:
 
 
 def stamped_frame(frame: bytes, tier: str | None) -> bytes:
-    """One frame of a stream, likewise. What is no JSON object (`[DONE]`) stays as it is."""
+    """One frame of a stream, likewise. What is no JSON object (`[DONE]`) stays as it is, and so does what an upstream
+    has sent broken: that is for its client to judge."""
     if tier is None or not frame.startswith(_DATA + b"{"):
         return frame
-    return _DATA + _with_tier(frame.removeprefix(_DATA).rstrip(), tier) + _FRAME_END
+    try:
+        return _DATA + _with_tier(frame.removeprefix(_DATA).rstrip(), tier) + _FRAME_END
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frame
 
 
 def _with_tier(body: bytes, tier: str) -> bytes:

@@ -110,7 +110,8 @@ async def test_the_sdk_streams_flex_and_sees_the_tier_on_every_chunk(house: Hous
 
 
 def test_frames_that_are_no_object_stay_as_they_are() -> None:
-    for frame in (b"data: [DONE]\n\n", b": keep-alive\n\n", b""):
+    broken = b'data: {"a": \n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'  # what an upstream may send
+    for frame in (b"data: [DONE]\n\n", b": keep-alive\n\n", b"", *broken):
         assert stamped_frame(frame, "flex") == frame
     assert stamped_frame(b'data: {"a": 1}\n\n', None) == b'data: {"a": 1}\n\n'
     stamped = stamped_frame(b'data: {"a":[1, 2],"service_tier":null}\n\n', "flex")
