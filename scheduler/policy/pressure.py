@@ -55,6 +55,9 @@ class PressureSettings:
     """Between a move down and the next: what was done must be seen first."""
     rise_seconds: float = 2.0
     """Between two moves up."""
+    unfelt_seconds: float = 30.0
+    """Between two moves up, as far as the bound that nothing has corrected, while nobody tells what online requests
+    feel: what was felt once is no reason for ever."""
     refill_seconds: float = 10.0
     """From nothing to a full engine once online requests have gone."""
     linger_factor: float = 1.0
@@ -217,6 +220,8 @@ def _felt(now: Pressure, signs: Signs, settings: PressureSettings, *, neighbour:
             moved = max(settings.trim_min, trim * max(settings.cut_min, 1 / stress))
         elif stress < settings.stress_low and signs.inflight >= now.cap * 0.9 and since >= settings.rise_seconds:
             moved = min(settings.trim_max, trim * settings.rise_factor)
+    elif stress is None and trim < 1 and since >= settings.unfelt_seconds:
+        moved = min(1.0, trim * settings.rise_factor)
     moved_at = signs.now if moved != trim else now.moved_at
     if neighbour:
         return replace(now, trim_neighbour=moved, moved_at=moved_at)

@@ -77,6 +77,19 @@ def test_the_first_online_request_cuts_the_bound_at_once_to_what_its_step_may_ta
     assert BASE_MS + EACH_MS * (cut.cap + 1) <= 2 * (BASE_MS + EACH_MS)
 
 
+@pytest.mark.parametrize("presence", [{}, {"online": 0, "others": 0, "beside": 1}])
+def test_a_bound_that_was_cut_comes_back_when_nothing_is_felt_any_more(presence: dict[str, int]) -> None:
+    """Online requests that are not streamed tell nothing, and an upstream may never have a quiet minute."""
+    unknown: dict[str, Any] = {"fit": StepFit(), "step_ms_target": None, "slots": None, "inflight": 1, **presence}
+    state = Pressure()
+    for second in range(30):
+        state = decide(state, signs(now=100.0 + second, stress=4.0, **unknown), SETTINGS)
+    assert state.cap == 1
+    for second in range(30, 1200):
+        state = decide(state, signs(now=100.0 + second, **unknown), SETTINGS)
+    assert state.cap == SETTINGS.inflight_untrusted
+
+
 def test_more_online_requests_leave_less_room() -> None:
     caps = [decide(Pressure(), signs(online=n, others=n), SETTINGS).cap for n in (1, 4, 8, 30)]
     assert caps == [8, 5, 1, 1]
