@@ -32,8 +32,8 @@ class Presence:
     @contextmanager
     def online(self, engine: str) -> Iterator[None]:
         """An online request is on this engine for as long as the context lasts."""
-        self._add(engine, 1)
         try:
+            self._add(engine, 1)
             yield
         finally:
             self._add(engine, -1)
