@@ -31,6 +31,11 @@ def kv_tokens(
     return max(1, tokens)
 
 
+LINES_TELLING_MIN = 1e-3
+"""Of lines so long ago that less than this is left of them, nothing is concluded any more: days without one would make
+a line take for ever."""
+
+
 @dataclass(slots=True)
 class RateMeter:
     """Seconds per line, smoothed over about `memory_seconds` of busy time. Idle time is not counted."""
@@ -46,5 +51,5 @@ class RateMeter:
         keep = math.exp(-busy_seconds / self.memory_seconds)
         self._lines = self._lines * keep + lines
         self._seconds = self._seconds * keep + busy_seconds
-        if self._lines > 0:
+        if self._lines >= LINES_TELLING_MIN:
             self.seconds_per_line = self._seconds / self._lines

@@ -37,3 +37,15 @@ def test_engines_that_have_lines_and_end_none_grow_slower() -> None:
     rate.add(lines=60, busy_seconds=60.0, is_peak=False, is_full=True)
     rate.add(lines=0, busy_seconds=60.0, is_peak=False, is_full=True)
     assert rate.seconds_per_line > 1.5
+
+
+def test_a_week_without_a_line_makes_none_take_for_ever() -> None:
+    """A disk that is full over the holidays, or an engine that is stuck: what is planned by the rate stays a number."""
+    rate = ModelRate()
+    rate.add(lines=600, busy_seconds=60.0, is_peak=False, is_full=True)
+    for _ in range(7 * 24):
+        rate.add(lines=0, busy_seconds=HOUR, is_peak=False, is_full=True)
+    assert rate.seconds_per_line < 1e6
+    for _ in range(60):
+        rate.add(lines=600, busy_seconds=60.0, is_peak=False, is_full=True)
+    assert rate.seconds_per_line == pytest.approx(0.1, rel=0.05)
