@@ -118,7 +118,7 @@ def _read_file(path: Path, age_seconds_max: float | None, now: float) -> str:
         if not stat.S_ISREG(about.st_mode):
             raise Unreadable("it is no regular file")
         if age_seconds_max is not None and now - about.st_mtime > age_seconds_max:
-            raise Unreadable(f"the file was last written {now - about.st_mtime:.0f} s ago")
+            raise Unreadable(f"the file was last written more than {age_seconds_max:g} s ago")
         data = file.read(TEXT_BYTES_MAX + 1)
     if len(data) > TEXT_BYTES_MAX:
         raise Unreadable(f"the file has more than {TEXT_BYTES_MAX:,} bytes")
