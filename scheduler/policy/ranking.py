@@ -6,7 +6,8 @@ Three rules, in one pass:
    with `estimate_margin` on every estimate. So no deadline is missed for the sake of the order.
 2. Among those that may, the short ones go first (size times what is left of it, so that a small batch never waits for a
    million-line one), and age counts: one that has waited longer than it takes moves up.
-3. A tenant that has had `fair_lag_seconds` more of the engines than its share goes after the others there.
+3. A tenant that has had `fair_lag_seconds` more of the engines than its share counts as twice as long there for each
+   FAIR_HALF_SECONDS beyond: its small batches still go ahead of others' large ones for a while.
 
 What may not go ahead runs earliest deadline first. A batch whose deadline cannot be kept breaks no other one.
 """
@@ -28,6 +29,9 @@ AGED_MAX = 100.0
 """How much age counts at most: a batch that has waited all day for its window is no reason to let a small one wait that
 comes in the evening."""
 
+FAIR_HALF_SECONDS = 450.0
+BEYOND_MAX_SECONDS = 4 * 3600.0
+
 LOOKED_AT_MAX = 256
 """Batches that are looked at for going ahead of others in one pass; the rest follow by deadline."""
 
@@ -38,7 +42,7 @@ class Turn(StrEnum):
     SHORT = "short_first"
     """All deadlines before its own can wait for it: shortest first, older ones sooner."""
     FAIR = "behind_its_share"
-    """As above, but its tenant has had more than its share, so others go first."""
+    """As above, but its tenant has had more than its share, so others are preferred."""
     DUE = "by_deadline"
     """Time is short for what is due up to its deadline: earliest first."""
     UNLIKELY = "deadline_out_of_reach"
@@ -156,7 +160,12 @@ def _ahead_of_deadlines(demand: Demand, queue: Queue, order: Order, capacity: Ca
 
     short = {job.batch_id for job in jobs if spare.at(job.due_at) < 0}
     in_lines = any(job.work_seconds is None for job in jobs)
-    jobs.sort(key=lambda job: (job.tenant in over, eagerness(job, queue.now, in_lines=in_lines), job.due_at))
+
+    def place(job: Job) -> tuple[float, float]:
+        beyond = min(BEYOND_MAX_SECONDS, max(0.0, queue.ahead.get(job.tenant, 0.0) - order.fair_lag_seconds))
+        return eagerness(job, queue.now, in_lines=in_lines) * 2 ** (beyond / FAIR_HALF_SECONDS), job.due_at
+
+    jobs.sort(key=place)
     return [
         (job, turn_of(job))
         for job in jobs[:LOOKED_AT_MAX]

@@ -92,9 +92,15 @@ def test_without_a_measured_rate_fewer_lines_go_first() -> None:
 
 
 def test_a_tenant_far_ahead_of_its_share_lets_the_others_go_first() -> None:
-    jobs = [a_job("a1", hours=0.1, due_in=48, tenant="a"), a_job("b1", hours=5, due_in=48, tenant="b")]
+    jobs = [a_job("a1", hours=1, due_in=48, tenant="a"), a_job("b1", hours=5, due_in=48, tenant="b")]
     assert [name for name, _ in ranking(*jobs)] == ["a1", "b1"]
     assert ranking(*jobs, ahead={"a": 2 * HOUR, "b": -2 * HOUR}) == [("b1", Turn.SHORT), ("a1", Turn.FAIR)]
+
+
+def test_a_small_batch_of_a_tenant_ahead_of_its_share_waits_for_large_ones_only_when_it_is_far_ahead() -> None:
+    jobs = [a_job("a1", hours=0.1, due_in=48, tenant="a"), a_job("b1", hours=5, due_in=48, tenant="b")]
+    assert ranking(*jobs, ahead={"a": 2 * HOUR, "b": -2 * HOUR}) == [("a1", Turn.FAIR), ("b1", Turn.SHORT)]
+    assert ranking(*jobs, ahead={"a": 4 * HOUR, "b": -4 * HOUR}) == [("b1", Turn.SHORT), ("a1", Turn.FAIR)]
 
 
 def test_a_tenant_ahead_of_its_share_still_keeps_its_deadlines() -> None:
