@@ -119,6 +119,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Give back all that is held."""
+        self._leases.close()
         for shard in list(self._leases.held.values()):
             if not shard.is_gone:
                 self._spawn(self._give_back(shard))
@@ -129,9 +130,11 @@ class Keeper:
         tasks = self._dispatcher.remove(shard)
         if tasks:
             await asyncio.wait(tasks)
-        await self._recorder.let_go(shard)
-        self._leases.forget(shard)
-        await self._leases.give_back(shard)
+        try:
+            await self._recorder.let_go(shard)
+        finally:
+            self._leases.forget(shard)
+            await self._leases.give_back(shard)
         self._wake()
 
     async def _close(self, shard: HeldShard, tasks: Collection[asyncio.Task[None]], batch: BatchRecord | None) -> None:

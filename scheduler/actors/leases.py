@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from scheduler import metrics
 from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.inputs import BatchInput
+from scheduler.actors.waking import sleep_until
 from scheduler.facts.estimates import LineSize, kv_tokens
 from scheduler.policy.packer import Cost
 from scheduler.policy.planner import model_key
@@ -22,7 +23,7 @@ from store import Store
 from store.markers import reach
 from store.order import read_order
 from store.quality import Quality
-from store.records import BatchRecord, Damaged, Lease, ShardRecord, TokenUsage
+from store.records import BatchRecord, Damaged, Lease, ShardProgress, ShardRecord, StoreError, TokenUsage
 from store.segments import scan
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Leases:
         self._holder = holder
         self._now = now
         self._monotonic = monotonic
+        self._closing = asyncio.Event()
         self.held: dict[tuple[str, int], HeldShard] = {}
 
     async def acquire(
@@ -77,8 +79,11 @@ class Leases:
         reach("shard.leased")
         try:
             opened = await asyncio.to_thread(self._open, lease, source, context_tokens_max)
-        except BaseException:
+        except asyncio.CancelledError:
             await self._store.work.release(lease)
+            raise
+        except Exception:
+            await self._release(lease)
             raise
         shard = _held(batch, lease, opened, confirmed_at=asked_at)
         self.held[shard.batch_id, shard.shard_no] = shard
@@ -141,9 +146,29 @@ class Leases:
             metrics.SHARDS_OPEN.dec()
 
     async def give_back(self, shard: HeldShard) -> None:
-        """Free the shard for the next holder. Its segment must be closed."""
-        await self._store.work.report([shard.progress()])
-        await self._store.work.release(shard.lease)
+        """Free the shard for the next holder, as soon as the store does it. Its segment must be closed."""
+        await self._release(shard.lease, [shard.progress()])
+
+    def close(self) -> None:
+        """What the store refuses from now on is not tried again: who comes next finds the leases."""
+        self._closing.set()
+
+    async def _release(self, lease: Lease, progress: Sequence[ShardProgress] = ()) -> None:
+        """However often the store refuses: a lease is renewed with all others of its holder, and would never expire."""
+        refusals = 0
+        while True:
+            try:
+                await self._store.work.report(progress)
+                await self._store.work.release(lease)
+                return
+            except StoreError as error:
+                if self._closing.is_set():
+                    raise
+                refusals += 1
+                if refusals == 1:
+                    shard = lease.shard
+                    log.warning("shard %d of %s waits to be given back: %s", shard.shard_no, shard.batch_id, error)
+            await sleep_until(self._closing, self._settings.backoff_seconds(refusals))
 
     def _open(self, lease: Lease, source: BatchInput, context_tokens_max: int | None) -> _Opened:
         shard = lease.shard
