@@ -17,7 +17,7 @@ from scheduler.policy.planner import EngineView, HeldView, ModelKey, Snapshot, m
 from scheduler.policy.terms import Terms
 from scheduler.settings import SchedulerSettings
 from store import Store
-from store.records import BatchRecord, ShardRecord
+from store.records import BatchRecord, ShardRecord, ShardState
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ class Watch:
     # --- snapshot
 
     async def shards_of(self, batches: Sequence[BatchRecord]) -> list[ShardRecord]:
-        """The first open shards of each batch, and all of a batch of several models whose first ones cannot run."""
+        """The first open shards of each batch. Of one of several models whose first ones cannot run, also all that can,
+        and one of every other model: it asks for that model's turn."""
         limit = self._settings.shards_listed_per_batch_max
         shards = await self._store.work.open_shards(limit_per_batch=limit)
         mixed = {batch.id for batch in batches if len(set(batch.models.values())) > 1}
@@ -82,8 +83,13 @@ class Watch:
         for batch_id, some in listed.items():
             if len(some) >= limit and not any(self._can_run(model_key(shard)) for shard in some):
                 more = await self._store.work.shards(batch_id)
-                last = some[-1].shard_no
-                shards += [shard for shard in more if shard.shard_no > last and self._can_run(model_key(shard))]
+                last, asked = some[-1].shard_no, {model_key(shard) for shard in some}
+                for shard in more:
+                    key = model_key(shard)
+                    is_open = shard.shard_no > last and shard.state is not ShardState.SEALED
+                    if is_open and (key not in asked or self._can_run(key)):
+                        shards.append(shard)
+                        asked.add(key)
         return shards
 
     def _can_run(self, key: ModelKey) -> bool:
