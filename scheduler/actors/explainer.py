@@ -18,7 +18,15 @@ WRITES_MAX = 500
 
 
 class Explainer:
-    def __init__(self, store: Store, registry: Registry, *, pressures: Callable[[], Sequence[PressureView]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        pressures: Callable[[], Sequence[PressureView]],
+        writes_max: int = WRITES_MAX,
+    ) -> None:
+        self._writes_max = writes_max
         self._store = store
         self._registry = registry
         self._pressures = pressures
@@ -54,10 +62,15 @@ class Explainer:
         self._forget(found)
         self._remember(batches)
         changed = [(name, one) for name, one in found.items() if differs(self._written.get(name), one)]
-        changed = changed[:WRITES_MAX]
+        changed.sort(key=lambda item: self._written_at(item[0]))  # a queue that moves changes all of them every time
+        changed = changed[: self._writes_max]
         if changed:
             await self._store.batches.show_schedules({name: one.encode() for name, one in changed})
         self._written |= dict(changed)
+
+    def _written_at(self, batch_id: str) -> int:
+        before = self._written.get(batch_id)
+        return 0 if before is None else before.at
 
     def _engines(self) -> dict[str, EngineSight]:
         pressures = {view.engine: view for view in self._pressures()}

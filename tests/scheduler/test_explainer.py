@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from engine.protocol import EngineState
@@ -91,3 +92,14 @@ async def test_what_stays_as_it_is_is_not_written_again_not_even_after_a_restart
         assert found.schedule is not None
         written.append(decode(found.schedule).at)
     assert written == [1_000, 1_000, 1_000, 1_003, 1_003]
+
+
+async def test_the_last_of_a_long_queue_is_not_passed_over_each_time(world: World) -> None:
+    batches = [await world.batch(chats(2)) for _ in range(3)]
+    explainer = Explainer(world.store, world.registry, pressures=tuple, writes_max=1)
+    for now in (1_000, 1_001, 1_002):
+        going = [replace(batch, status=BatchStatus.IN_PROGRESS) for batch in batches]
+        seen = Snapshot(now, going, (), (), (), {}, f"The disk is full, as at {now}.", {})
+        await explainer.report(going, seen, plan(seen, Limits(1, 1.0, 1)), inflight={}, rescued={})
+    found = [await world.get(batch) for batch in batches]
+    assert sorted(decode(batch.schedule).at for batch in found if batch.schedule) == [1_000, 1_001, 1_002]
