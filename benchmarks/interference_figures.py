@@ -113,12 +113,13 @@ def latencies(windows: Sequence[Window]) -> dict[str, Figure]:
                 pooled(windows, sample, share),
                 "ms",
                 count(windows, sample),
-                resampled(
-                    len(windows),
-                    lambda draw, sample=sample, share=share: pooled([windows[i] for i in draw], sample, share),
-                ),
+                _spread(windows, sample, share),
             )
     return found
+
+
+def _spread(windows: Sequence[Window], sample: Sampler, share: float) -> tuple[float, float] | None:
+    return resampled(len(windows), lambda draw: pooled([windows[i] for i in draw], sample, share))
 
 
 def _presence(windows: Sequence[Window]) -> Figure:
