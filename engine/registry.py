@@ -158,8 +158,12 @@ class Registry:
         self._changed()
 
     def _changed(self) -> None:
+        """Whoever hears of it runs inside of who looks after an engine: that must not end by another's mistake."""
         for callback in self._callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("a change of an engine's status could not be followed")
 
 
 def _ready(engine: Engine) -> bool:

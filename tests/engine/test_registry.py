@@ -8,10 +8,12 @@ from collections import Counter
 
 import pytest
 
+from engine.backoff import BackoffPolicy
 from engine.protocol import CHAT_COMPLETIONS, EngineRequest, EngineState
 from engine.registry import Registry
 from engine.selection import least_loaded
 from engine.simulated import PROFILES, SimulatedEngine, SimulatedFaults, simulated_model
+from engine.supervisor import Supervised
 
 PROFILE = PROFILES["cpu-135m"]
 MODEL = simulated_model("m", PROFILE)
@@ -103,4 +105,25 @@ async def test_a_death_is_told_at_once() -> None:
     registry.on_change(lambda: told.append(registry.outage("m")))
     a.kill("gone")
     assert told == ["Model 'm' waits: engine a is stopped (gone)"]
+    await registry.stop()
+
+
+async def test_a_listener_that_fails_leaves_no_engine_dead() -> None:
+    a = engine("a")
+    kept = Supervised(a, BackoffPolicy(first_seconds=0.01))
+    registry = Registry([kept])
+    changed = asyncio.Event()
+
+    def fail() -> None:
+        changed.set()
+        raise RuntimeError("a listener's own mistake")
+
+    registry.on_change(fail)
+    await registry.start()
+    for life in (1, 2):
+        async with asyncio.timeout(10):
+            while (kept.status().state, kept.status().incarnation) != (EngineState.READY, life):
+                changed.clear()
+                await changed.wait()
+        a.kill("gone")
     await registry.stop()
