@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from scheduler.actors.admission import Admission
 from scheduler.actors.held import HeldShard
 from scheduler.actors.inputs import Inputs
 from scheduler.actors.intake import Intake
 from scheduler.actors.leases import Leases
+from scheduler.actors.measures import Measures
 from scheduler.actors.recorder import Recorder
+from scheduler.policy.terms import Terms
 from store import LineResult, ShardState, TokenUsage, markers
 from store.segments import scan
 from tests.scheduler.world import SETTINGS, World, chats
@@ -49,7 +52,10 @@ async def bench(world: World) -> AsyncIterator[Bench]:
     settings = replace(SETTINGS, append_interval_ms=60_000, append_results_max=6, append_bytes_max=1_000)
     batch = await world.batch(chats(LINES))
     inputs = Inputs(world.store)
-    await Intake(world.store, world.registry, settings, inputs, now=time.time).take_in(batch)
+    terms = Terms()
+    measures = Measures(world.registry, settings, inputs, terms)
+    admission = Admission(measures, terms, None, going=list)
+    await Intake(world.store, world.registry, settings, inputs, measures, admission, now=time.time).take_in(batch)
     clock = [100.0]
     ended: list[HeldShard] = []
     leases = Leases(world.store, settings, holder="h", now=time.time, monotonic=lambda: clock[0])
