@@ -32,7 +32,7 @@ def test_an_upload_batches_and_a_download_go_on_until_they_are_ended(tmp_path: P
                 time.sleep(0.05)
             moved = end()
         assert moved.uploaded_bytes > 0
-        assert moved.downloaded_bytes >= 2_048 * with_upload.LINE_BYTES
+        assert moved.downloaded_bytes > 0
         assert moved.mib > 0
         assert moved.seconds > 0
         assert end() is not None  # a second time it only says it again
