@@ -22,8 +22,6 @@ from benchmarks.step_log import Knobs, Step
 from engine.vllm.online_first.channel import Channel, Report
 
 CHANNEL_SECONDS_MAX = 30.0
-LOAD_START_SECONDS = 0.5
-"""From the word to the first request that a load process may have to send."""
 
 ALONE_REQUESTS, ALONE_TOKENS, ALONE_GAP_SECONDS = 16, 16, 0.3
 SETTLE_POLL_SECONDS = 0.2
@@ -107,8 +105,7 @@ class Rig:
         """Play the arrivals after the settling time; without any, just watch the engine."""
         settled_at = time.time() + settle_seconds
         with self._load(arrivals) as load:
-            start = max(settled_at, time.time() + LOAD_START_SECONDS)
-            load.begin(start)
+            start = load.begin(settled_at)
             time.sleep(max(0.0, start + seconds - time.time()))
             answered = load.answers()
         end = start + seconds

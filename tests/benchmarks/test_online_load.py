@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.form import CouldNotMeasure
 from benchmarks.interference_load import Load, NoLoad
-from benchmarks.server_process import ServerProcess, free_port
+from benchmarks.server_process import ServerProcess
 
 TOKENS = 6
 ENGINE = '[[models]]\nid = "chat"\nengine = "simulated"\nprofile = "cpu-135m"\n'
@@ -42,8 +42,9 @@ def test_requests_are_sent_when_they_are_due_and_every_token_is_noted(url: str, 
     load = load_of(url, tmp_path)
     try:
         load.wait_ready()
-        start_at = time.time() + 0.3
-        load.begin(start_at)
+        not_before = time.time() + 0.3
+        start_at = load.begin(not_before)
+        assert start_at == pytest.approx(not_before, abs=0.2)
         sent = load.answers()
     finally:
         load.stop()
@@ -64,13 +65,14 @@ def test_a_refused_request_makes_the_window_no_measurement(url: str, tmp_path: P
         load.stop()
 
 
-def test_a_word_that_comes_late_makes_the_window_no_measurement(tmp_path: Path) -> None:
-    load = load_of(f"http://127.0.0.1:{free_port()}/v1", tmp_path)
+def test_a_load_that_hears_the_word_late_says_when_it_began(url: str, tmp_path: Path) -> None:
+    load = load_of(url, tmp_path)
     try:
         load.wait_ready()
-        load.begin(time.time() - 5)
-        with pytest.raises(CouldNotMeasure, match="ms late: the machine is too busy"):
-            load.answers()
+        told_at = time.time()
+        start_at = load.begin(told_at - 5)
+        assert start_at > told_at
+        assert all(at >= start_at for at, _ in load.answers())
     finally:
         load.stop()
 
@@ -86,5 +88,6 @@ def test_a_load_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_nobody_sees_nothing() -> None:
     nobody = NoLoad()
-    nobody.begin(0.0)
+    assert nobody.begin(time.time() + 60) > time.time() + 50
+    assert nobody.begin(0.0) <= time.time()
     assert nobody.answers() == []
