@@ -27,6 +27,7 @@ SOON = int(time.time()) + 5 * 3600
         datetime.fromtimestamp(SOON, UTC).isoformat().replace("+00:00", "Z"),
         datetime.fromtimestamp(SOON + 0.75, timezone(timedelta(hours=5, minutes=30))).isoformat(),
     ],
+    ids=["seconds", "iso", "utc", "zone and fraction"],  # names with the time in them differ between workers
 )
 async def test_a_deadline_by_the_clock_stands_in_place_of_the_windows(house: House, written: object) -> None:
     batch = await create(house, deadline_at=written)
