@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 LIGHT := not real_engine and not crash
 # What these show does not depend on the version of Python: other people's clients, documents, figures, a full disk.
-ONCE := tests/benchmarks tests/nightbatch/test_compare_answers.py \
+ONCE := tests/benchmarks tests/simulation/test_month.py tests/nightbatch/test_compare_answers.py \
   $(addprefix tests/acceptance/test_, openapi.py helper_libraries.py node.py readme.py many_bad_lines.py full_disk.py)
 
 help: ## what each target does
