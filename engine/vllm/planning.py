@@ -71,11 +71,12 @@ def plan(
     for each in wanted:
         _check_arguments(each, known)
     placed = [(each, _devices(each, cards, cuda)) for each in wanted]
+    found = {each.name: _inspected(each) for each in wanted}
     lines: list[str] = []
     grants: dict[str, memory.Grant] = {}
     for device in [cpu, *cards]:
         here = {each.name: (each, len(devices)) for each, devices in placed if device.name in devices}
-        demands = {name: _demand(each, devices) for name, (each, devices) in here.items()}
+        demands = {name: _demand(each, found[name], devices) for name, (each, devices) in here.items()}
         for company in _companies([each for each, _ in here.values()]):
             room = _room(device, [each for each, _ in here.values()], company)
             split = memory.split_memory(room, [demands[name] for name in company])
@@ -88,7 +89,9 @@ def plan(
     if on_cpu:
         core_plan = plan_cores(cores, [_core_wish(each) for each in on_cpu])
         bindings, lines = core_plan.bindings, [*lines, *core_plan.lines]
-    specs = tuple(_spec(each, devices, grants[each.name], bindings.get(each.name)) for each, devices in placed)
+    specs = tuple(
+        _spec(each, found[each.name], devices, grants[each.name], bindings.get(each.name)) for each, devices in placed
+    )
     return Planned(specs, tuple(lines))
 
 
@@ -161,8 +164,7 @@ def _ranks(wanted: Wanted) -> int:
     return max(1, ranks)
 
 
-def _demand(wanted: Wanted, devices: int) -> Demand:
-    found = _inspected(wanted)
+def _demand(wanted: Wanted, found: ModelSource | None, devices: int) -> Demand:
     config = found.config if found else None
     flags = to_flags(wanted.engine_args)
     kind = wanted.kind or source.kind_of(config)
@@ -209,14 +211,15 @@ def _core_wish(wanted: Wanted) -> CoreWish:
     return CoreWish(wanted.name, _ranks(wanted), wanted.environment.get(CORES_VARIABLE))
 
 
-def _online_first(wanted: Wanted, *, on_cpu: bool) -> bool:
+def _online_first(wanted: Wanted, found: ModelSource | None, *, on_cpu: bool) -> bool:
     """Unasked on CPUs alone: on CUDA its gain has not been measured. Only a model that generates has steps to bound."""
-    found = _inspected(wanted)
     kind = wanted.kind or source.kind_of(found.config if found else None)
     return kind is ModelKind.GENERATE and (on_cpu if wanted.online_first is None else wanted.online_first)
 
 
-def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: str | None) -> VllmSpec:
+def _spec(
+    wanted: Wanted, found: ModelSource | None, devices: tuple[str, ...], grant: memory.Grant, cores: str | None
+) -> VllmSpec:
     on_cpu = devices == ("cpu",)
     named = names_in(to_flags(wanted.engine_args))
     return VllmSpec(
@@ -231,7 +234,7 @@ def _spec(wanted: Wanted, devices: tuple[str, ...], grant: memory.Grant, cores: 
         device_memory_share=grant.device_share,
         cores=cores,
         environment=wanted.environment,
-        online_first=_online_first(wanted, on_cpu=on_cpu),
+        online_first=_online_first(wanted, found, on_cpu=on_cpu),
         online_slots=wanted.online_slots,
         memory_bytes=grant.total_bytes,
         sleep_level=None if on_cpu else wanted.sleep_level,
