@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_the_clock_waits_for_a_thread() -> None:
         return await _passed_meanwhile(asyncio.ensure_future(asyncio.to_thread(time.sleep, WORK_SECONDS)))
 
     assert WORK_SECONDS <= run_in_virtual_time(main()) < DAY_SECONDS
+
+
+def test_the_end_of_the_loop_waits_for_its_threads() -> None:
+    left = threading.Event()
+
+    def linger() -> None:
+        time.sleep(WORK_SECONDS)
+        left.set()
+
+    async def main() -> None:
+        virtual_loop().run_in_executor(None, linger).cancel()
+
+    run_in_virtual_time(main())
+    assert left.is_set()
 
 
 def test_the_clock_waits_for_sqlite(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.wait_for_outside(future)
         return future
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """As any loop's, without the limit: from Python 3.12 on it is a timer, over which the clock would jump."""
+        await super().shutdown_default_executor()
+
     def wait_for_outside(self, future: asyncio.Future[Any]) -> None:
         """Somebody outside of the loop works on this: do not jump before it is done."""
         self._outside += 1
