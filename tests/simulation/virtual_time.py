@@ -47,7 +47,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.wait_for_outside(future)
         return future
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - theirs
         """As any loop's, without the limit: from Python 3.12 on it is a timer, over which the clock would jump."""
         await super().shutdown_default_executor()
 
