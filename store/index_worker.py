@@ -33,7 +33,7 @@ _READ_BYTES: Final = 64 * 1024
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server ends us when it is done
-    os.nice(NICENESS)
+    _stand_back()
     keep_freed_memory()
     sys.setrecursionlimit(NESTING_MAX)
     orders: queue.SimpleQueue[JobOrder] = queue.SimpleQueue()
@@ -43,6 +43,16 @@ def main() -> None:
     work = _Work(pace)
     while True:
         work.obey(orders.get())
+
+
+def _stand_back() -> None:
+    """Leave the cores to the engine's processes. They are a session of their own as this worker is, and Linux shares
+    CPU time between sessions before it looks at who is nice in them (`autogroup` in sched(7)): the session must be nice
+    too. Where the file or the setting is missing, as in many containers, `nice` alone counts."""
+    os.nice(NICENESS)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
 def _receive(orders: queue.SimpleQueue[JobOrder], pace: Pace, parent_pid: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,6 +233,22 @@ async def test_an_index_worker_slows_down_in_the_middle_of_its_work(tmp_path: Pa
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             summary = await ending
         assert (summary.lines, summary.error_lines) == (60_000, 0)
+    finally:
+        await pool.close()
+
+
+async def test_an_index_worker_leaves_the_cores_to_the_engines_session(tmp_path: Path) -> None:
+    """`nice` does not reach beyond a session: engine and worker have one each."""
+    pool = IndexPool(StoreSettings(), b"s" * 32)
+    try:
+        await pool.begin(tmp_path / "blob", tmp_path / "index")
+        (worker,) = pool.pids()
+        process, session = psutil.Process(worker), Path(f"/proc/{worker}/autogroup")
+        enabled = Path("/proc/sys/kernel/sched_autogroup_enabled")
+        between_sessions = enabled.exists() and enabled.read_text().strip() == "1"
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            while process.nice() == 0 or (between_sessions and "nice 10" not in session.read_text()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
     finally:
         await pool.close()
 
