@@ -2,10 +2,13 @@
 
 Lines of one model stand together; within a model, lines whose prompts begin alike; within those, the longest expected
 output first, so that no straggler is left for the end. Where nothing repeats and nothing differs, file order remains.
+Groups that may run equally long stand in the order of their hashes, which is the same in every file: batches that ask
+about the same things come to the same prefix at about the same time.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,19 @@ from numpy.typing import NDArray
 LADDER_STEPS = 4
 
 Array = NDArray[Any]
+
+
+class Packing(StrEnum):
+    """How the lines of batches are put together: by common prefixes and expected lengths, or as the file has them."""
+
+    PREFIX = "prefix"
+    FILE = "file"
+
+
+def file_order(*, model: Array) -> Array:
+    """A permutation of the line numbers (u32): models together, else as the file has them."""
+    order: Array = np.argsort(model, kind="stable").astype(np.uint32)
+    return order
 
 
 def execution_order(*, model: Array, ladder: Array, output_tokens: Array) -> Array:
@@ -38,7 +54,7 @@ def execution_order(*, model: Array, ladder: Array, output_tokens: Array) -> Arr
 
 
 def _group_ranks(model: Array, hashes: Array, length: Array) -> Array | None:
-    """For each line the rank of its prefix group: longest expected output first, then first come in the file.
+    """For each line the rank of its prefix group: longest expected output first, then by hash.
 
     All lines whose prefix nobody shares form one group. None when no prefix is shared.
     """
@@ -48,12 +64,10 @@ def _group_ranks(model: Array, hashes: Array, length: Array) -> Array | None:
         return None
     group = np.where(shared, group, len(sizes)).astype(np.int64)
     groups = len(sizes) + 1
-    first = np.full(groups, len(model), dtype=np.int64)
-    np.minimum.at(first, group, np.arange(len(model), dtype=np.int64))
     longest = np.zeros(groups, dtype=np.int64)
     np.maximum.at(longest, group, length)
     rank = np.empty(groups, dtype=np.int64)
-    rank[np.lexsort((first, -longest))] = np.arange(groups)
+    rank[np.argsort(-longest, kind="stable")] = np.arange(groups)  # np.unique has sorted them by hash
     ranks: Array = rank[group]
     return ranks
 

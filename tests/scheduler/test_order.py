@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.policy.order import cut_shards, execution_order
+from scheduler.policy.order import cut_shards, execution_order, file_order
 
 
 def order_of(
@@ -30,9 +30,14 @@ def test_lines_of_one_model_stand_together() -> None:
     assert order_of([1, 0, 1, 0]) == [1, 3, 0, 2]
 
 
-def test_lines_that_share_a_prefix_are_neighbours_in_order_of_first_appearance() -> None:
-    ladder = [(8, 0, 0, 0), (3, 0, 0, 0), (8, 0, 0, 0), (3, 0, 0, 0), (8, 0, 0, 0)]
-    assert order_of([0] * 5, ladder) == [0, 2, 4, 1, 3]
+def test_lines_that_share_a_prefix_are_neighbours_and_prefixes_have_the_same_order_in_every_file() -> None:
+    ladder = [(8, 0, 0, 0), (3, 0, 0, 0), (8, 0, 0, 0), (3, 0, 0, 0), (8, 0, 0, 0), (5, 0, 0, 0)]
+    assert order_of([0] * 6, ladder) == [1, 3, 0, 2, 4, 5]
+    assert order_of([0] * 6, ladder[::-1]) == [2, 4, 1, 3, 5, 0]
+
+
+def test_without_packing_only_models_are_put_together() -> None:
+    assert file_order(model=np.array([1, 0, 1, 0], dtype=np.uint16)).tolist() == [1, 3, 0, 2]
 
 
 def test_a_longer_shared_prefix_groups_within_a_shorter_one() -> None:
