@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.protocol import EngineLimits
 
@@ -19,15 +19,29 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`prompt_tokens` are the part of `tokens` that is read before anything is generated; 0 where that is not known."""
+    """`prompt_tokens` are the part of `tokens` that is read before anything is generated; 0 where that is not known.
+
+    `prefix_tokens` of them are a prefix that others in flight may share, told by the number `prefix` (0: none): an
+    engine holds it once for all of them.
+    """
 
     requests: int
     tokens: int
     prompt_tokens: int = 0
+    prefix: int = 0
+    prefix_tokens: int = 0
 
     @property
     def read_tokens(self) -> int:
         return self.prompt_tokens or self.tokens
+
+
+@dataclass(slots=True)
+class Shared:
+    """A prefix in flight: counted once, as long as the first of the lines that hold it said that it is."""
+
+    tokens: int
+    lines: int = 0
 
 
 @dataclass(slots=True)
@@ -37,16 +51,30 @@ class Inflight:
     lines: int = 0
     requests: int = 0
     tokens: int = 0
+    shared: dict[int, Shared] = field(default_factory=dict)
 
     def take(self, cost: Cost) -> None:
         self.lines += 1
         self.requests += cost.requests
-        self.tokens += cost.tokens
+        self.tokens += self.more_tokens(cost)
+        if cost.prefix:
+            self.shared.setdefault(cost.prefix, Shared(cost.prefix_tokens)).lines += 1
 
     def give_back(self, cost: Cost) -> None:
         self.lines -= 1
         self.requests -= cost.requests
-        self.tokens -= cost.tokens
+        self.tokens -= self.more_tokens(cost)
+        if cost.prefix:
+            shared = self.shared[cost.prefix]
+            shared.lines -= 1
+            if not shared.lines:
+                self.tokens -= shared.tokens
+                del self.shared[cost.prefix]
+
+    def more_tokens(self, cost: Cost) -> int:
+        """What a line adds: all but the part of its prefix that is held already."""
+        shared = self.shared.get(cost.prefix) if cost.prefix else None
+        return cost.tokens if shared is None else cost.tokens - min(cost.prefix_tokens, shared.tokens)
 
 
 def budget_of(limits: EngineLimits, *, requests_multiple: float, tokens_multiple: float) -> Budget:
@@ -76,4 +104,4 @@ def fits(budget: Budget, inflight: Inflight, cost: Cost) -> bool:
         return True
     if inflight.requests + cost.requests > budget.requests_max:
         return False
-    return budget.tokens_max is None or inflight.tokens + cost.tokens <= budget.tokens_max
+    return budget.tokens_max is None or inflight.tokens + inflight.more_tokens(cost) <= budget.tokens_max

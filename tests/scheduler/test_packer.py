@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,44 @@ def test_whatever_ends_first_the_budget_holds_and_nothing_waits_forever(costs, c
         assert inflight.lines == 1 or (inflight.requests <= 4 and inflight.tokens <= 100)
         inflight.give_back(running.pop(chance.randrange(len(running))))
     assert inflight == Inflight()
+
+
+shared_costs = st.builds(
+    lambda own, prefix, tokens: Cost(1, own + tokens, tokens, prefix, tokens),
+    st.integers(1, 60),
+    st.integers(1, 3),
+    st.integers(0, 60),
+)
+
+
+@given(st.lists(shared_costs, min_size=1, max_size=40), st.booleans(), st.randoms())
+def test_a_prefix_that_lines_in_flight_share_is_counted_once(
+    costs: list[Cost], is_agreed: bool, chance: Random
+) -> None:
+    inflight, running = Inflight(), list[Cost]()
+    if is_agreed:  # as it is but for estimates that were made at different times
+        costs = [Cost(1, cost.requests + 20 * cost.prefix, 1, cost.prefix, 20 * cost.prefix) for cost in costs]
+    for cost in costs:
+        inflight.take(cost)
+        running.append(cost)
+        if chance.random() < 0.4:
+            inflight.give_back(running.pop(chance.randrange(len(running))))
+        own = sum(cost.tokens - cost.prefix_tokens for cost in running)
+        assert inflight.tokens >= own
+        if is_agreed:
+            assert inflight.tokens == own + sum(20 * prefix for prefix in {cost.prefix for cost in running})
+    for cost in running:
+        inflight.give_back(cost)
+    assert inflight == Inflight()
+
+
+def test_lines_of_one_prefix_fit_where_strangers_would_not() -> None:
+    inflight = Inflight()
+    for _ in range(3):
+        assert fits(BUDGET, inflight, Cost(1, 60, 50, 7, 50))
+        inflight.take(Cost(1, 60, 50, 7, 50))
+    assert inflight.tokens == 80
+    assert not fits(BUDGET, inflight, Cost(1, 60, 50, 8, 50))
 
 
 @pytest.mark.parametrize(
