@@ -25,6 +25,7 @@ from scheduler.loop import Scheduler
 from scheduler.policy import limits
 from scheduler.policy.delivering import secret_problem
 from scheduler.policy.duty import DutySettings
+from scheduler.policy.order import Packing
 from scheduler.policy.pressure import PressureSettings
 from scheduler.policy.taking_back import TakeBackSettings
 from scheduler.settings import SchedulerSettings, ThrottleSettings
@@ -32,7 +33,7 @@ from server.app import create_app
 from server.settings import ServerSettings, Tier
 from server.tenants import Tenants
 from store import Store, StoreSettings, open_store
-from store.records import OnDeadline, OnInvalidLine
+from store.records import OnDeadline, OnInvalidLine, Reuse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -114,6 +115,8 @@ def store_settings(config: Config) -> StoreSettings:
         download_bytes_per_s_online=section.download_mib_per_s_online * MIB,
         online_linger_seconds=section.online_linger_seconds,
         disk_reserve_bytes=section.disk_reserve_mib * MIB,
+        reuse_bytes_max=config.reuse.kept_mib_max * MIB,
+        reuse_kept_seconds=config.reuse.kept_days * DAY_SECONDS,
         readers_max=section.readers_max,
     )
 
@@ -121,6 +124,7 @@ def store_settings(config: Config) -> StoreSettings:
 def scheduler_settings(config: Config) -> SchedulerSettings:
     section = config.scheduler
     return SchedulerSettings(
+        packing=Packing(section.packing),
         shard_lines_max=section.shard_lines_max,
         shard_bytes_max=section.shard_mib_max * MIB,
         shards_open_max=section.shards_open_max,
@@ -194,6 +198,7 @@ def server_settings(config: Config) -> ServerSettings:
         batch_file_expires_seconds=_days(config.server.input_kept_days),
         output_expires_seconds=_days(config.server.output_kept_days),
         on_invalid_line=OnInvalidLine(config.server.on_invalid_line),
+        reuse=Reuse(config.reuse.default),
         flex_inflight_max=config.server.flex_inflight_max,
         flex_beside_online_max=config.server.flex_beside_online_max,
     )

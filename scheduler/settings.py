@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from scheduler.policy import limits
 from scheduler.policy.duty import DutySettings
 from scheduler.policy.limits import FileLimits
+from scheduler.policy.order import Packing
 from scheduler.policy.pressure import PressureSettings
 from scheduler.policy.taking_back import TakeBackSettings
 
@@ -40,6 +41,8 @@ class SchedulerSettings:
     tick_seconds_min: float = 0.01
     """Wake-ups closer together than this become one tick."""
 
+    packing: Packing = Packing.PREFIX
+    """Of batches taken in from now on, and of shards leased from now on."""
     shard_lines_max: int = 512
     shard_bytes_max: int = 32 * MIB
     """Input bytes of one shard; a shard's lines are held in memory while it is leased."""
@@ -70,6 +73,10 @@ class SchedulerSettings:
     """For estimates of KV use before a tokenizer has seen the prompt; low, so that the estimate errs upwards."""
     output_tokens_assumed: int = 256
     """Counted for a request that sets no limit of its own: its true limit is the whole context."""
+
+    shared_answer_bytes_max: int = 32 * MIB
+    """Of answers that lines of held shards still wait for, where their batches share answers. Beyond it the oldest goes
+    and is generated again."""
 
     append_interval_ms: float = 250.0
     append_results_max: int = 128
@@ -115,7 +122,7 @@ class SchedulerSettings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, bool | FileLimits | ThrottleSettings) or value is None:
+            if isinstance(value, bool | str | FileLimits | ThrottleSettings) or value is None:
                 continue
             if value <= 0:
                 raise ValueError(f"scheduler setting {item.name} must be above 0, not {value}")

@@ -12,6 +12,7 @@ from nightbatch.config.life import check_lives
 from nightbatch.config.model import EMBEDDED, ModelConfig
 from nightbatch.config.notifying import EventsSection, WebhookConfig, check_webhooks
 from nightbatch.config.online import OnlineSection
+from nightbatch.config.reuse import ReuseSection
 from nightbatch.config.tiers import AdmissionSection, TierConfig, built_in, check_tiers, over_the_built_in_ones
 from nightbatch.config.windows import WindowsSection
 
@@ -86,6 +87,10 @@ class StoreSection(Section):
 
 
 class SchedulerSection(Section):
+    packing: Literal["prefix", "file"] = Field(
+        "prefix",
+        description="lines that begin alike run together, long ones first (`prefix`), or as the `file` has them",
+    )
     shard_lines_max: int = Field(512, ge=1, description="most lines of a shard, the unit that is leased")
     shard_mib_max: int = Field(32, ge=1, description="most input of a shard (MiB)")
     shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
@@ -140,6 +145,7 @@ class Config(Section):
     tiers: dict[str, TierConfig] = Field(default_factory=built_in)
     admission: AdmissionSection = AdmissionSection()
     online: OnlineSection = OnlineSection()
+    reuse: ReuseSection = ReuseSection()
     windows: WindowsSection = WindowsSection()
     webhooks: tuple[WebhookConfig, ...] = Field((), max_length=32, description="who hears of batches that end")
     events: EventsSection = EventsSection()

@@ -21,7 +21,7 @@ from scheduler.actors.measures import Measures
 from scheduler.facts.result_files import result_file
 from scheduler.policy.admission import Remark, as_warnings
 from scheduler.policy.limits import file_problem
-from scheduler.policy.order import cut_shards, execution_order
+from scheduler.policy.order import Packing, cut_shards, execution_order, file_order
 from scheduler.policy.validation import Problems, find_problems, one_problem
 from scheduler.settings import SchedulerSettings
 from store import Store
@@ -45,7 +45,9 @@ class Intake:
         admission: Admission,
         *,
         now: Callable[[], float],
+        on_ended: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_ended` is called when a batch has failed here."""
         self._store = store
         self._registry = registry
         self._settings = settings
@@ -53,6 +55,7 @@ class Intake:
         self._measures = measures
         self._admission = admission
         self._now = now
+        self._on_ended = on_ended
 
     async def take_in(self, batch: BatchRecord) -> None:
         source = await self._inputs.open(batch)
@@ -103,6 +106,7 @@ class Intake:
         if failed is not None:
             self._inputs.forget(batch.id)
             metrics.BATCHES_ENDED.labels(failed.status.value).inc()
+            self._on_ended()
 
     async def _refuse(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> None:
         """The first errors stand on the batch, all of them in its error file if they are of lines."""
@@ -126,6 +130,7 @@ class Intake:
         if failed is not None:
             self._inputs.forget(batch.id)
             metrics.BATCHES_ENDED.labels(failed.status.value).inc()
+            self._on_ended()
             log.info("batch refused: %d errors in its input", problems.total, extra=_extra(batch))
         elif blob is not None:
             await self._store.blobs.delete(blob.key)
@@ -171,7 +176,10 @@ class Intake:
         valid = np.flatnonzero(~problems.broken) if invalid_lines else None
         records = index.records if valid is None else index.records[valid]
         model = _renumbered(records["model"], numbers)
-        order = execution_order(model=model, ladder=records["ladder"], output_tokens=records["output_tokens"])
+        if self._settings.packing is Packing.PREFIX:
+            order = execution_order(model=model, ladder=records["ladder"], output_tokens=records["output_tokens"])
+        else:
+            order = file_order(model=model)
         write_order(source.order_path, order if valid is None else valid[order], lines=index.count)
         cut = cut_shards(
             model=model[order],
