@@ -10,7 +10,10 @@ from openai.types import Batch
 from nightbatch.client import ClientError
 
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
-POLL_SECONDS_MIN = 0.25
+POLL_SECONDS_FIRST = 0.05
+"""A small batch on an idle engine is done within a second."""
+POLL_SECONDS_MOVING = 0.25
+"""The most between two looks at a batch that goes on."""
 POLL_SECONDS_MAX = 5.0
 POLL_GROWTH = 1.3
 OUTAGE_SECONDS_MAX = 600.0
@@ -32,7 +35,7 @@ def follow(
 
     Raises ClientError when the server stays away or no longer knows the batch.
     """
-    pause = POLL_SECONDS_MIN
+    pause = POLL_SECONDS_FIRST
     heard_at = monotonic()
     while True:
         report(batch, note_of(batch))
@@ -52,7 +55,7 @@ def follow(
             continue
         heard_at = monotonic()
         moved = seen.status != batch.status or done(seen) != done(batch)
-        pause = POLL_SECONDS_MIN if moved else min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
+        pause = min(pause * POLL_GROWTH, POLL_SECONDS_MOVING if moved else POLL_SECONDS_MAX)
         batch = seen
 
 

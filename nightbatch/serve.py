@@ -131,6 +131,7 @@ async def _run(house: House, listening: socket.socket, *, drain_seconds: float) 
     stop_asked = _on_signals()
     house.registry.on_change(EngineNarrator(house.registry, time.time).look)
     await house.registry.start()
+    preparing = asyncio.create_task(_prepare(house), name="prepare")
     serving = asyncio.create_task(listener.serve(sockets=[listening]), name="http")
     scheduling = asyncio.create_task(house.scheduler.run(), name="scheduler")
     asked = asyncio.create_task(stop_asked.wait(), name="signals")
@@ -140,13 +141,21 @@ async def _run(house: House, listening: socket.socket, *, drain_seconds: float) 
     await house.scheduler.stop(drain_seconds)
     listener.should_exit = True
     asked.cancel()
-    outcomes = await asyncio.gather(serving, scheduling, return_exceptions=True)
+    outcomes = await asyncio.gather(serving, scheduling, preparing, return_exceptions=True)
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     for failure in failures:
         log.error("a part of the server ended unexpectedly", exc_info=failure)
     if not failures:
         log.info("stopped; nothing is lost, the next start goes on")
     return 1 if failures else 0
+
+
+async def _prepare(house: House) -> None:
+    """What the first upload would otherwise wait for."""
+    try:
+        await house.store.uploads.prepare()
+    except OSError as error:
+        log.warning("no index worker could be started: %s; the first upload tries again", error)
 
 
 def _on_signals() -> asyncio.Event:

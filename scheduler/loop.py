@@ -123,8 +123,12 @@ class Scheduler:
             going=lambda: list(self._batches.values()),
             served=self._life.served,
         )
-        self._intake = Intake(store, registry, settings, self._inputs, self._measures, admission, now=now)
-        self._finalizer = Finalizer(store, settings, self._inputs, now=now)
+        self._news = asyncio.Event()
+        tell = self._news.set if targets else lambda: None
+        self._intake = Intake(
+            store, registry, settings, self._inputs, self._measures, admission, now=now, on_ended=tell
+        )
+        self._finalizer = Finalizer(store, settings, self._inputs, now=now, on_ended=tell)
         self._reaper = Reaper(store, settings, now=now)
         self._notifier = Notifier(store, targets, now=now)
         self._pacing = Pacing(store, now=now, monotonic=monotonic)
@@ -165,7 +169,9 @@ class Scheduler:
                 asyncio.create_task(repeat(settings.report_seconds, self._report), name="report"),
                 asyncio.create_task(repeat(settings.disk_check_seconds, self._measure_disk), name="disk"),
                 asyncio.create_task(repeat(settings.reap_seconds, self._reaper.reap, at_once=True), name="reap"),
-                asyncio.create_task(repeat(settings.notify_seconds, self._notifier.look, at_once=True), name="notify"),
+                asyncio.create_task(
+                    repeat(settings.notify_seconds, self._notifier.look, at_once=True, asked=self._news), name="notify"
+                ),
                 asyncio.create_task(repeat(settings.reap_seconds, self._notifier.forget), name="forget events"),
             ]
             if self._signal is not None:

@@ -1,4 +1,4 @@
-"""The index workers of a server: started when first needed, kept, replaced when they die.
+"""The index workers of a server: started when needed, kept, replaced when they die.
 
 Every upload that is indexed is one job of one worker, the one with the fewest. A worker's death fails its jobs with
 `WorkerDied`; whoever owns a job may give it to another worker from the start, for the bytes are on disk.
@@ -58,6 +58,10 @@ class IndexPool:
             line_errors_shown_max=self._settings.line_errors_shown_max,
         )
         return worker.begin(order)
+
+    async def prepare(self) -> None:
+        """Have a worker before the first upload comes: starting one takes longer than indexing a small file."""
+        await self._least_busy()
 
     def pids(self) -> list[int]:
         """The live workers' process ids."""

@@ -70,6 +70,10 @@ class Uploads:
                 raise
         return upload
 
+    async def prepare(self) -> None:
+        """So that the first upload need not wait for its index worker to start."""
+        await self._pool.prepare()
+
     def yield_to_online(self, present: bool) -> None:
         """What has come already is indexed more slowly too; what is to come waits for the pace."""
         self._pool.yield_to_online(present)

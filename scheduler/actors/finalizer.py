@@ -58,11 +58,21 @@ CANCELLED = Ending(BatchStatus.CANCELLED, result_lines.CANCELLED)
 class Finalizer:
     """Every step may be repeated: until the final transaction a batch has no files, after it nothing is left to do."""
 
-    def __init__(self, store: Store, settings: SchedulerSettings, inputs: Inputs, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: SchedulerSettings,
+        inputs: Inputs,
+        *,
+        now: Callable[[], float],
+        on_ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_ended` is called when a batch has its final status."""
         self._store = store
         self._settings = settings
         self._inputs = inputs
         self._now = now
+        self._on_ended = on_ended
 
     async def begin(self, batch: BatchRecord) -> None:
         """in_progress -> finalizing: every shard is sealed, or the deadline has passed. Then end it.
@@ -225,6 +235,7 @@ class Finalizer:
         self._inputs.forget(batch.id)
         metrics.BATCHES_ENDED.labels(status.value).inc()
         log.info("batch %s", status.value, extra={"tenant": batch.tenant, "batch": batch.id})
+        self._on_ended()
 
     async def _discard(self, composed: Composed) -> None:
         for blob in (composed.output, composed.error):

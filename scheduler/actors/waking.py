@@ -23,14 +23,23 @@ async def sleep_until(event: asyncio.Event, seconds: float) -> bool:
         return False
 
 
-async def repeat(seconds: float, step: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
-    """Take a step every `seconds` (the first now if `at_once`); one that fails is logged, and the next one follows."""
+async def repeat(
+    seconds: float,
+    step: Callable[[], Awaitable[object]],
+    *,
+    at_once: bool = False,
+    asked: asyncio.Event | None = None,
+) -> None:
+    """Take a step every `seconds` (the first now if `at_once`), and whenever it is `asked` for; one that fails is
+    logged, and the next one follows."""
+    asked = asked or asyncio.Event()
     if not at_once:
-        await asyncio.sleep(seconds)
+        await sleep_until(asked, seconds)
     refusal: str | None = None
     while True:
+        asked.clear()
         refusal = await attempt(step, refusal)
-        await asyncio.sleep(seconds)
+        await sleep_until(asked, seconds)
 
 
 async def attempt(step: Callable[[], Awaitable[object]], refusal: str | None = None) -> str | None:

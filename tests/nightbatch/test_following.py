@@ -66,6 +66,16 @@ def test_a_batch_that_is_no_longer_known_ends_the_wait_at_once() -> None:
         followed(ClientError("No such batch", status_code=404))
 
 
+def test_a_small_batch_is_seen_to_be_done_soon() -> None:
+    watch = followed(batch("in_progress"), batch("in_progress", 4), batch("completed", 10))
+    assert watch.seconds < 0.25
+
+
+def test_a_batch_that_goes_on_is_asked_for_four_times_a_second_and_no_more() -> None:
+    watch = followed(*[batch("in_progress", done) for done in range(1, 100)], batch("completed", 100))
+    assert 20 < watch.seconds <= 25
+
+
 def test_a_quiet_batch_is_asked_for_less_and_less_often() -> None:
     watch = followed(*[batch("in_progress")] * 40, batch("completed", 10))
     assert watch.seconds > 40

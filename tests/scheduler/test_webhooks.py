@@ -247,6 +247,15 @@ async def is_so(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
+async def test_the_end_of_a_batch_is_told_at_once_and_not_at_the_next_look(world: World) -> None:
+    async with receiving() as receiver:
+        async with running(world.scheduler(targets=[target(receiver.url)], notify_seconds=3600)):
+            batches = [await world.batch(lines) for lines in (chats(1), [b"{"])]
+            await poll(lambda: is_so(lambda: len(receiver.got) == 2))
+        told = {json.loads(body)["data"]["id"]: json.loads(body)["type"] for _, body in receiver.got}
+    assert told == {batches[0].id: "batch.completed", batches[1].id: "batch.failed"}
+
+
 async def test_an_event_outlives_its_process_and_one_that_was_taken_is_not_sent_again(
     world: World, tmp_path: Path
 ) -> None:

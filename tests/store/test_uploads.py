@@ -116,6 +116,16 @@ async def test_a_file_that_is_no_batch_input_is_kept_without_an_index(tmp_path: 
     assert uploads.worker_pids() == []
 
 
+async def test_the_first_upload_finds_its_worker_there(open_uploads: Open) -> None:
+    uploads = open_uploads()
+    await uploads.prepare()
+    (pid,) = uploads.worker_pids()
+    blob = await upload(uploads, requests(3))
+    assert blob.summary is not None
+    assert blob.summary.lines == 3
+    assert uploads.worker_pids() == [pid]
+
+
 async def test_indexing_overlaps_the_upload(tmp_path: Path, open_uploads: Open) -> None:
     begun = await open_uploads().begin(indexed=True)
     index_path = tmp_path / "tmp" / f"{begun.key}.index"
