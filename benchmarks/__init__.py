@@ -14,5 +14,6 @@ def names() -> dict[str, str]:
         "intake": "upload, index and validate 50,000 and 500,000 lines; overhead of a 10-line batch",
         "interference": "online latency and batch throughput side by side, under each scheduling policy, on one engine",
         "interference_simulated": "the same policies on a simulated CPU and a simulated GPU, in virtual time",
+        "small_batch": "where the time of a small batch goes, phase by phase, from upload to downloaded results",
         "throughput": "the same file through our API, vLLM's run_batch and a parallel client, on one model",
     }

@@ -12,6 +12,9 @@ from openai.types import Batch
 from benchmarks.form import CouldNotMeasure
 
 POLL_SECONDS = 0.01
+WATCH_SHARE = 0.05
+WATCH_SECONDS_MIN = 0.02
+WATCH_SECONDS_MAX = 1.0
 Endpoint = Literal["/v1/chat/completions", "/v1/embeddings", "/v1/completions"]
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -27,6 +30,14 @@ def first_model(client: openai.OpenAI) -> str:
     if not models:
         raise CouldNotMeasure("the server lists no model")
     return models[0]
+
+
+def endpoint_of(line: bytes) -> Endpoint:
+    """Of a line of batch input."""
+    for endpoint in ENDPOINTS:
+        if f'"{endpoint}"'.encode() in line:
+            return endpoint
+    raise CouldNotMeasure(f"the input names none of the endpoints {', '.join(ENDPOINTS)}")
 
 
 def upload(client: openai.OpenAI, path: Path) -> str:
@@ -63,9 +74,33 @@ def wait_until_done(
         batch = wait_until_not(
             client, batch, batch.status, seconds_max=deadline - time.monotonic(), poll_seconds=poll_seconds
         )
+    return completed(batch)
+
+
+def watch(client: openai.OpenAI, batch: Batch, *, seconds_max: float) -> Batch:
+    """As a patient client: it asks again after a twentieth of what it has waited, so that neither the asking nor the
+    moment at which it sees the end takes much of the whole."""
+    began = time.monotonic()
+    while batch.status not in TERMINAL:
+        waited = time.monotonic() - began
+        if waited > seconds_max:
+            raise CouldNotMeasure(f"the batch was still {batch.status} after {seconds_max:.0f} s")
+        time.sleep(min(max(WATCH_SHARE * waited, WATCH_SECONDS_MIN), WATCH_SECONDS_MAX))
+        batch = client.batches.retrieve(batch.id)
+    return completed(batch)
+
+
+def completed(batch: Batch) -> Batch:
+    """The batch itself, when every line of it succeeded: an errored line would make an arm look fast."""
     if batch.status != "completed":
         raise CouldNotMeasure(f"the batch ended as {batch.status}")
     counts = batch.request_counts
     if counts is None or counts.completed != counts.total:
         raise CouldNotMeasure(f"not every line succeeded: {counts}")
     return batch
+
+
+def download(client: openai.OpenAI, batch: Batch) -> bytes:
+    if batch.output_file_id is None:
+        raise CouldNotMeasure(f"batch {batch.id} has no output file")
+    return client.files.content(batch.output_file_id).read()

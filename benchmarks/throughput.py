@@ -5,6 +5,9 @@ server with the same flags, and run_batch at its own defaults. They alternate, i
 run starts a fresh engine, so no arm finds another's prefix cache. Time runs from the first engine request to the last
 result, written by one stat logger inside vLLM that all arms load (`engine_clock`); starting an engine is not timed.
 
+`wait_ratio_vs_parallel_client` is of what the clients waited: theirs, first send to last answer, by ours, upload to
+completed. `--smallest-job` asks only this, of jobs of 1 to 512 lines (`smallest_job`).
+
 With `--upstream` there is no engine of ours to look into: the same tap (`benchmarks.tap`) then stands between either
 client and the upstream, and the run_batch arms are left out.
 """
@@ -19,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import examples, statistics, throughput_arms
+from benchmarks import examples, smallest_job, statistics, throughput_arms
 from benchmarks.form import Arm, CouldNotMeasure, Figure, Options, Plain, Report, run, summarised
 from benchmarks.throughput_arms import Plan, Run, RunnableArm
 
@@ -36,6 +39,7 @@ class Measured:
 
     facts: Mapping[str, Plain]
     runs: list[Run] = field(default_factory=list)
+    wall: str = throughput_arms.BATCH_WALL
 
     def rates(self) -> list[float]:
         return [run.window.requests_per_s for run in self.runs]
@@ -50,10 +54,12 @@ class Measured:
             "prompt_tokens": summarised([float(one.prompt_tokens) for one in windows], "tokens"),
             "cached_tokens": summarised([float(one.cached_tokens) for one in windows], "tokens"),
         }
-        walls = [run.wall_seconds for run in self.runs if run.wall_seconds is not None]
-        if walls:
-            found["upload_to_completed_s"] = summarised(walls, "s")
+        if walls := self.walls():
+            found[self.wall] = summarised(walls, "s")
         return found
+
+    def walls(self) -> list[float]:
+        return [run.wall_seconds for run in self.runs if run.wall_seconds is not None]
 
 
 def order_of(round_no: int, arms: Sequence[str]) -> list[str]:
@@ -75,6 +81,9 @@ def headline(measured: Mapping[str, Measured]) -> dict[str, Figure]:
     ):
         if arm in measured and len(measured[arm].runs) == len(ours.runs):
             found[name] = ratio(ours.rates(), measured[arm].rates())
+    client = measured.get("parallel_client")
+    if client is not None and len(client.walls()) == len(ours.walls()) > 0:
+        found["wait_ratio_vs_parallel_client"] = ratio(client.walls(), ours.walls())
     figures = ours.figures()
     return {**found, "requests_per_s": figures["requests_per_s"], "tokens_per_s": figures["tokens_per_s"]}
 
@@ -93,9 +102,11 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     wanted = int(str(options.extra["lines"] or (LINES_QUICK if options.quick else LINES)))
     rounds = int(str(options.extra["rounds"] or (ROUNDS_QUICK if options.quick else ROUNDS)))
     plan = Plan.of(options, lines=lines, count=wanted, inflight_max=int(str(options.extra["inflight"])))
+    if options.extra["smallest_job"]:
+        return smallest_job.measure(plan, source.name, rounds, quick=options.quick, say=say)
     arms = chosen(throughput_arms.arms(plan), str(options.extra["arms"] or ""))
     once = {"run_batch_defaults"} if options.quick else set()
-    measured = {name: Measured(arm.facts) for name, arm in arms.items()}
+    measured = {name: Measured(arm.facts, wall=arm.wall) for name, arm in arms.items()}
     for round_no in range(rounds):
         for name in order_of(round_no, list(arms)):
             if name in once and round_no > 0:
@@ -123,6 +134,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", type=int, help=f"lines of the input to send (default {LINES}, quick {LINES_QUICK})")
     parser.add_argument("--rounds", type=int, help=f"alternations (default {ROUNDS}, quick {ROUNDS_QUICK})")
     parser.add_argument("--arms", metavar="A,B", help="only these beside ours, for example run_batch (default: all)")
+    parser.add_argument(
+        "--smallest-job",
+        action="store_true",
+        help="instead: jobs of 1, 2, 4 ... lines as batches and by the parallel client, and from where on batches win",
+    )
     parser.add_argument("--inflight", type=int, default=64, help="of the parallel client (default %(default)s)")
 
 

@@ -34,12 +34,14 @@ CPU_FLAGS = (
 """On a CPU: a quick start, and blocks short enough for shared prefixes to be found (the default there is 128 tokens).
 On a GPU nothing is set that the person did not set."""
 
-POLL_SECONDS = 1.0
+BATCH_WALL = "upload_to_completed_s"
+CLIENT_WALL = "first_send_to_last_answer_s"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one arm. `wall_seconds` is what a client waits, where that is more than the engine's window."""
+    """One run of one arm. `wall_seconds` is what the client waited: for its batch, from upload to completed, or for the
+    last of its answers. `run_batch` has no client."""
 
     window: Window
     wall_seconds: float | None = None
@@ -47,8 +49,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunnableArm:
+    """`wall` is the name of the figure that `Run.wall_seconds` becomes."""
+
     facts: Mapping[str, Plain]
     run: Callable[[Path], Run]
+    wall: str = BATCH_WALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +127,10 @@ def arms(plan: Plan) -> dict[str, RunnableArm]:
         facts: dict[str, Plain] = {"upstream": argument(plan.upstream), "clock": "tap"}
         return {
             "ours": RunnableArm(facts, lambda folder: _ours_upstream(plan, folder)),
-            "parallel_client": RunnableArm(facts, lambda folder: _client_upstream(plan, folder)),
+            "parallel_client": RunnableArm(facts, lambda folder: _client_upstream(plan, folder), CLIENT_WALL),
         }
     flags, environment = engine_flags(plan), engine_environment(plan)
-    facts = _facts(plan, flags, environment)
+    facts = engine_facts(plan, flags, environment)
     return {
         "ours": RunnableArm(facts, lambda folder: _ours(plan, folder)),
         "run_batch": RunnableArm(
@@ -133,19 +138,16 @@ def arms(plan: Plan) -> dict[str, RunnableArm]:
         ),
         "parallel_client": RunnableArm(
             {**facts, "inflight_max": plan.inflight_max},
-            lambda folder: Run(
-                vllm_baselines.parallel_client(
-                    plan.work(folder, flags, environment), folder, inflight_max=plan.inflight_max
-                )
-            ),
+            lambda folder: _client(plan, folder, flags, environment),
+            CLIENT_WALL,
         ),
         "run_batch_defaults": RunnableArm(
-            _facts(plan, (), {}), lambda folder: Run(vllm_baselines.run_batch(plan.work(folder, (), {}), folder))
+            engine_facts(plan, (), {}), lambda folder: Run(vllm_baselines.run_batch(plan.work(folder, (), {}), folder))
         ),
     }
 
 
-def _facts(plan: Plan, flags: Sequence[str], environment: Mapping[str, str]) -> dict[str, Plain]:
+def engine_facts(plan: Plan, flags: Sequence[str], environment: Mapping[str, str]) -> dict[str, Plain]:
     facts: dict[str, Plain] = {
         "model": argument(plan.model),
         "engine_flags": " ".join(argument(flag) for flag in flags) or "vLLM's defaults",
@@ -160,15 +162,22 @@ def _facts(plan: Plan, flags: Sequence[str], environment: Mapping[str, str]) -> 
 
 def _ours(plan: Plan, folder: Path) -> Run:
     clock = EngineClock(folder)
-    arguments = ["--model", plan.model, *(["--", *plan.flags] if plan.flags else [])]
-    environment = {
-        **vllm_baselines.QUIET,
-        **vllm_baselines.core_binding(plan.device, plan.cores),
-        **clock.environment(),
-    }
-    with ServerProcess(arguments, environment=environment) as server:
+    with our_server(plan, clock.environment()) as server:
         wall_seconds = _through_api(plan, server, folder)
     return Run(clock.window(requests=plan.count), wall_seconds)
+
+
+def our_server(plan: Plan, environment: Mapping[str, str]) -> ServerProcess:
+    if plan.upstream is not None:
+        return ServerProcess(["--upstream", plan.upstream])
+    return ServerProcess(
+        ["--model", plan.model, *(["--", *plan.flags] if plan.flags else [])],
+        environment={
+            **vllm_baselines.QUIET,
+            **vllm_baselines.core_binding(plan.device, plan.cores),
+            **environment,
+        },
+    )
 
 
 def _through_api(plan: Plan, server: ServerProcess, folder: Path) -> float:
@@ -176,16 +185,14 @@ def _through_api(plan: Plan, server: ServerProcess, folder: Path) -> float:
     api = client.connect(server.url)
     path = plan.input(folder, client.first_model(api))
     began = time.perf_counter()
-    batch = client.create(api, client.upload(api, path), _endpoint(plan.lines[0]))
-    client.wait_until_done(api, batch, seconds_max=vllm_baselines.RUN_SECONDS_MAX, poll_seconds=POLL_SECONDS)
+    batch = client.create(api, client.upload(api, path), client.endpoint_of(plan.lines[0]))
+    client.watch(api, batch, seconds_max=vllm_baselines.RUN_SECONDS_MAX)
     return time.perf_counter() - began
 
 
-def _endpoint(line: bytes) -> client.Endpoint:
-    for endpoint in client.ENDPOINTS:
-        if f'"{endpoint}"'.encode() in line:
-            return endpoint
-    raise CouldNotMeasure(f"the input names none of the endpoints {', '.join(client.ENDPOINTS)}")
+def _client(plan: Plan, folder: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Run:
+    sent = vllm_baselines.parallel_client(plan.work(folder, flags, environment), folder, inflight_max=plan.inflight_max)
+    return Run(sent.window, sent.seconds)
 
 
 def _ours_upstream(plan: Plan, folder: Path) -> Run:
@@ -199,5 +206,5 @@ def _ours_upstream(plan: Plan, folder: Path) -> Run:
 def _client_upstream(plan: Plan, folder: Path) -> Run:
     assert plan.upstream is not None
     with Tap(plan.upstream, folder) as tap:
-        vllm_baselines.send_all(tap.url, plan.work(folder, (), {}), folder, inflight_max=plan.inflight_max)
-        return Run(tap.window(requests=plan.count))
+        seconds = vllm_baselines.send_all(tap.url, plan.work(folder, (), {}), folder, inflight_max=plan.inflight_max)
+        return Run(tap.window(requests=plan.count), seconds)
