@@ -38,6 +38,7 @@ class ModelInfo:
 
     `revision` is a fingerprint of the weights (commit hash, or a digest of a folder, or the preset of a simulation):
     two engines serve the same model only when id and revision agree, and a batch keeps the pair it was created with.
+    `dimensions` is the length of its embeddings, where it makes any and that is known.
     """
 
     id: str
@@ -47,6 +48,7 @@ class ModelInfo:
     context_tokens_max: int | None
     created_at: int
     owned_by: str = "nightbatch"
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,22 @@ class EngineLoad:
     elsewhere: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class EngineMeters:
+    """Running totals of an engine's present life; a new life begins at zero.
+
+    `busy_seconds` had a request running, `running_seconds` is that times how many ran. `pushed_out` counts requests
+    that lost their memory to others and were computed again. The front is what stands between requests and the engine's
+    steps (reading, templates, tokens, answers) where that is a process of its own: its CPU time, and its answers.
+    """
+
+    busy_seconds: float
+    running_seconds: float
+    pushed_out: int = 0
+    front_cpu_seconds: float | None = None
+    answers: int = 0
+
+
 @runtime_checkable
 class Engine(Protocol):
     """One engine serving one or more models. Every implementation passes tests/engine/conformance.
@@ -225,6 +243,15 @@ class BoundsSteps(Protocol):
     @property
     def bounds_steps(self) -> bool:
         """It does so now: what is in flight for batches need not be bounded for the online requests that it has."""
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An engine that knows how its time is spent."""
+
+    def meters(self) -> EngineMeters | None:
+        """Free to take; None while it cannot tell."""
         ...
 
 

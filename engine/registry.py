@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from engine.feeding import Feed, Feeding
 from engine.online_meter import OnlineMeter
 from engine.presence import Presence
 from engine.protocol import Engine, EngineError, EngineState, EngineStatus, ModelInfo
-from engine.selection import least_loaded
+from engine.selection import least_loaded, nearest
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Registry:
             raise ValueError(f"engine names must differ; used more than once: {', '.join(repeated)}")
         self.presence = presence or Presence()
         self.meter = meter or OnlineMeter()
+        self.feeding = Feeding()
         self._engines = tuple(engines)
         self._led = frozenset(led)
         self._aliases = dict(aliases or {})
@@ -87,14 +89,21 @@ class Registry:
         """The engines that could take a request for this model now."""
         return [engine for engine in self._engines if _ready(engine) and _serves(engine, model, revision)]
 
-    def pick(self, model: str, revision: str | None = None, exclude: Collection[str] = ()) -> Engine | None:
-        """The least loaded candidate that is not excluded by name."""
+    def pick(
+        self, model: str, revision: str | None = None, exclude: Collection[str] = (), *, prefix: int = 0
+    ) -> Engine | None:
+        """The least loaded candidate that is not excluded by name; for a request with a known `prefix` (0: none) the
+        one that has most likely read it, unless that is much fuller."""
         candidates = [engine for engine in self.candidates(model, revision) if engine.name not in exclude]
-        picked = least_loaded(candidates, self._last_turn)
+        picked = nearest(candidates, prefix, self._last_turn) if prefix else least_loaded(candidates, self._last_turn)
         if picked is not None:
             self._turn += 1
             self._last_turn[picked.name] = self._turn
         return picked
+
+    def feeds(self) -> list[Feed]:
+        """How the engines are fed, and last this process's event loop, which is before all of them."""
+        return [*self.feeding.feeds(self._engines), self.feeding.loop()]
 
     def outage(self, model: str, revision: str | None = None) -> str | None:
         """Why nothing can serve the model now, as a sentence for people; None when something can."""

@@ -22,11 +22,13 @@ from engine.protocol import (
     EngineError,
     EngineLimits,
     EngineLoad,
+    EngineMeters,
     EngineRequest,
     EngineResult,
     EngineState,
     EngineStatus,
     EngineUnavailable,
+    Metered,
     ModelInfo,
     Sleeper,
 )
@@ -92,6 +94,9 @@ class Supervised:
 
     def load(self) -> EngineLoad:
         return self.engine.load()
+
+    def meters(self) -> EngineMeters | None:
+        return self.engine.meters() if isinstance(self.engine, Metered) else None
 
     @property
     def bounds_steps(self) -> bool:

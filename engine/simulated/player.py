@@ -63,6 +63,8 @@ class Player:
         self.device = Device(profile, online_first)
         self.step_seconds = 0.0
         self.virtual_seconds = 0.0
+        self.busy_seconds = 0.0
+        self.running_seconds = 0.0
         self.steps = 0
         self._time_scale = time_scale
         self._on_doom = on_doom
@@ -121,6 +123,8 @@ class Player:
             elif turns % TURNS_MAX == 0 or self.device.waiting == 0:
                 await asyncio.sleep(0)
             self.virtual_seconds += steps * plan.step_seconds
+            self.busy_seconds += steps * plan.step_seconds * self._time_scale
+            self.running_seconds += steps * plan.step_seconds * self._time_scale * len(self.device.running)
             self.steps += steps
             self._tell(self.device.apply(plan, steps))
 

@@ -127,3 +127,21 @@ async def test_a_listener_that_fails_leaves_no_engine_dead() -> None:
                 await changed.wait()
         a.kill("gone")
     await registry.stop()
+
+
+async def test_requests_with_one_prefix_go_to_one_engine_unless_it_is_much_fuller() -> None:
+    engines = [engine("a"), engine("b")]
+    registry = await started(*engines)
+    homes = {prefix: registry.pick("m", prefix=prefix) for prefix in range(1, 40)}
+    assert set(homes.values()) == set(engines)
+    assert all(registry.pick("m", prefix=prefix) is home for prefix, home in homes.items())
+    home = homes[1]
+    assert home is not None
+    assert registry.pick("m", exclude={home.name}, prefix=1) not in (None, home)
+    limit = home.limits().inflight_requests_max
+    flying = [asyncio.create_task(home.generate(long_chat(number))) for number in range(limit // 2)]
+    await asyncio.sleep(0)  # one turn: the requests are on the engine
+    assert registry.pick("m", prefix=1) is not home
+    for task in flying:
+        task.cancel()
+    await registry.stop()
