@@ -11,7 +11,7 @@ from typing import Protocol
 
 from engine.answers import error_result, shape_answer, shape_error
 from engine.bodies import InvalidBody, prepare_body
-from engine.protocol import EngineUnavailable
+from engine.protocol import EngineResult, EngineUnavailable
 from engine.vllm.frames import Answer, Ask, Event, FromHost, Pulse, Unavailable
 
 OVERLOADED_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -24,7 +24,9 @@ class EngineDied(Exception):
 class Serves(Protocol):
     """What a host needs of an engine. `answer` and `stream` raise EngineDied and nothing else."""
 
-    async def answer(self, endpoint: str, body: bytes) -> tuple[int, bytes]: ...
+    async def answer(self, endpoint: str, body: bytes) -> tuple[int, bytes] | EngineResult:
+        """Status and body as vLLM's own class gives them, or an answer that is in OpenAI's shape already."""
+        ...
 
     async def stream(self, endpoint: str, body: bytes) -> tuple[int, bytes] | AsyncIterator[str]:
         """The events, or the refusal that came before the first."""
@@ -49,7 +51,8 @@ async def answer(serving: Serves, ask: Ask) -> Answer | Unavailable:
         body = prepare_body(ask.body, model=ask.model, endpoint=ask.endpoint, priority=ask.priority)
     except InvalidBody as error:
         return _refusal(ask, error)
-    return _outcome(ask, *await serving.answer(ask.endpoint, body))
+    found = await serving.answer(ask.endpoint, body)
+    return _answer(ask, found) if isinstance(found, EngineResult) else _outcome(ask, *found)
 
 
 async def stream(serving: Serves, ask: Ask) -> AsyncIterator[FromHost]:
@@ -80,6 +83,10 @@ def _outcome(ask: Ask, status_code: int, body: bytes) -> Answer | Unavailable:
             result = shape_answer(ask.endpoint, body)
         except EngineUnavailable as error:
             return Unavailable(ask.no, error.reason)
+    return _answer(ask, result)
+
+
+def _answer(ask: Ask, result: EngineResult) -> Answer:
     usage = result.usage
     return Answer(
         ask.no,

@@ -23,6 +23,7 @@ from engine.processes import EngineRecord, ProcessMark
 from engine.protocol import EngineOverloaded, EngineRequest, EngineResult, EngineStartError, EngineUnavailable, Usage
 from engine.vllm import frames
 from engine.vllm.causes import LOG_TAIL_BYTES, one_line, root_cause
+from engine.vllm.framing import FrameReader, FrameWriter
 
 HOST_COMMAND = ("-m", "engine.vllm.host")
 LOG_BYTES_MAX = 32 * 1024 * 1024
@@ -30,6 +31,9 @@ LOG_BYTES_MAX = 32 * 1024 * 1024
 
 STOP_SECONDS = 15.0
 """What an orderly end may take beyond the drain, before the host is killed."""
+
+WRITE_BUFFER_BYTES = 1024 * 1024
+"""Above this an ask waits for the host to read."""
 
 KILL_SECONDS = 8.0
 METRICS_SECONDS = 5.0
@@ -62,7 +66,7 @@ class HostConnection:
         self._orders: dict[int, asyncio.Future[Reply]] = {}
         """Sleep and wake make no steps: they are not in flight for the watch on silence."""
         self._failed: frames.Failed | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._outgoing: FrameWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._told: asyncio.Event = asyncio.Event()
         self._stopping = False
@@ -118,14 +122,15 @@ class HostConnection:
         return len(self._replies) + len(self._streams)
 
     async def _begin(self, ours: socket.socket, launch: frames.Launch) -> None:
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        self._outgoing = FrameWriter(writer)
         await asyncio.to_thread(self._write_record)
-        self._writer.write(frames.encode(launch))
+        self._outgoing.send(launch)
         self._reading = asyncio.create_task(self._read(reader), name=f"read {self.engine}")
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
-            while (frame := await frames.read_from_host(reader)) is not None:
+            async for frame in FrameReader(reader, frames.decode_from_host):
                 await self._take(frame)
         finally:
             self._lose()
@@ -262,18 +267,19 @@ class HostConnection:
             self.moved_at = time.monotonic()
 
     async def _write(self, frame: frames.ToHost) -> None:
-        if self.gone.is_set() or self._writer is None:
+        if self.gone.is_set() or self._outgoing is None:
             raise self._unavailable()
         try:
-            self._writer.write(frames.encode(frame))
-            await self._writer.drain()
+            self._outgoing.send(frame)
+            if self._outgoing.unsent_bytes > WRITE_BUFFER_BYTES:
+                await self._outgoing.drain()
         except ConnectionError:
             await self.gone.wait()
             raise self._unavailable() from None
 
     def _cancel(self, no: int) -> None:
-        if not self.gone.is_set() and self._writer is not None:
-            self._writer.write(frames.encode(frames.Cancel(no)))
+        if not self.gone.is_set() and self._outgoing is not None:
+            self._outgoing.send(frames.Cancel(no))
 
     async def stop(self, drain_seconds: float) -> None:
         """Let the host finish and end, kill it when it does not."""
@@ -302,8 +308,8 @@ class HostConnection:
         await self._process.wait()
         if not self._stopping and not self._explained:
             self.reason, self._explained = await asyncio.to_thread(self._death_cause), True
-        if self._writer is not None:
-            self._writer.close()
+        if self._outgoing is not None:
+            self._outgoing.close()
         if self._reading is not None:
             await asyncio.wait({self._reading})
         else:

@@ -6,16 +6,12 @@ at once as the end of the stream.
 
 from __future__ import annotations
 
-import asyncio
-import struct
 from typing import TypeAlias
 
 import msgspec
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 """The largest frame taken from the other side (bodies and answers are below a quarter of it)."""
-
-_LENGTH = struct.Struct("!I")
 
 
 class Launch(msgspec.Struct, tag="launch", array_like=True):
@@ -127,7 +123,7 @@ class Done(msgspec.Struct, tag="done", array_like=True):
 
 class Pulse(msgspec.Struct, tag="pulse", array_like=True):
     """Sent about twice a second. `steps` counts finished engine steps; `step_ms` is their recent mean and
-    `step_ms_max` a slowly forgetting maximum."""
+    `step_ms_max` a slowly forgetting maximum. What follows are totals, see engine.protocol.EngineMeters."""
 
     running: int
     waiting: int
@@ -135,44 +131,16 @@ class Pulse(msgspec.Struct, tag="pulse", array_like=True):
     step_ms: float
     step_ms_max: float
     steps: int
+    busy_seconds: float = 0.0
+    running_seconds: float = 0.0
+    pushed_out: int = 0
+    front_cpu_seconds: float = 0.0
+    answers: int = 0
 
 
 ToHost: TypeAlias = Launch | Ask | Cancel | Stop | Sleep | Wake | MetricsAsk
 FromHost: TypeAlias = Processes | Ready | Failed | Answer | Event | Unavailable | MetricsText | Done | Pulse
 
-_encoder = msgspec.msgpack.Encoder()
-_to_host = msgspec.msgpack.Decoder(ToHost)
-_from_host = msgspec.msgpack.Decoder(FromHost)
-
-
-class FrameTooLarge(Exception):
-    pass
-
-
-def encode(frame: ToHost | FromHost) -> bytes:
-    payload = _encoder.encode(frame)
-    if len(payload) > FRAME_BYTES_MAX:
-        raise FrameTooLarge(f"a frame of {len(payload)} bytes is above the limit of {FRAME_BYTES_MAX}")
-    return _LENGTH.pack(len(payload)) + payload
-
-
-async def _read(reader: asyncio.StreamReader) -> bytes | None:
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > FRAME_BYTES_MAX:
-            raise FrameTooLarge(f"a frame of {length} bytes is above the limit of {FRAME_BYTES_MAX}")
-        return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-
-
-async def read_to_host(reader: asyncio.StreamReader) -> ToHost | None:
-    """The next frame from the server; None when it is gone (also in the middle of a frame)."""
-    payload = await _read(reader)
-    return None if payload is None else _to_host.decode(payload)
-
-
-async def read_from_host(reader: asyncio.StreamReader) -> FromHost | None:
-    """The next frame from the host; None when it is gone (also in the middle of a frame)."""
-    payload = await _read(reader)
-    return None if payload is None else _from_host.decode(payload)
+encode = msgspec.msgpack.Encoder().encode
+decode_to_host = msgspec.msgpack.Decoder(ToHost).decode
+decode_from_host = msgspec.msgpack.Decoder(FromHost).decode

@@ -11,16 +11,19 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 import msgspec
+import uvloop
 
 from engine import processes
 from engine.vllm import answering, frames
 from engine.vllm.answering import EngineDied, Serves
+from engine.vllm.framing import FrameReader, FrameWriter
 from engine.vllm.watch import ENGINE_DEAD_EXIT_CODE, die_with_server, end_now, remember
 
 PULSE_SECONDS = 0.5
@@ -36,17 +39,18 @@ OpenServing: TypeAlias = Callable[[frames.Launch], AbstractAsyncContextManager[t
 class Host:
     """Answers asks until told to stop."""
 
-    def __init__(self, writer: asyncio.StreamWriter, serving: Serves) -> None:
-        self._writer = writer
+    def __init__(self, outgoing: FrameWriter, serving: Serves) -> None:
+        self._outgoing = outgoing
         self._serving = serving
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._died = asyncio.Event()
+        self._answers = 0
 
-    async def run(self, reader: asyncio.StreamReader) -> bool:
+    async def run(self, incoming: AsyncIterator[frames.ToHost]) -> bool:
         """Until the server says stop (True), or the engine dies (False)."""
         pulse = asyncio.create_task(self._pulse())
         died = asyncio.create_task(self._died.wait())
-        serve = asyncio.create_task(self._serve(reader))
+        serve = asyncio.create_task(self._serve(incoming))
         try:
             await asyncio.wait({serve, died}, return_when=asyncio.FIRST_COMPLETED)
             if serve.done():
@@ -56,8 +60,8 @@ class Host:
             for task in (pulse, died, serve):
                 task.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader) -> None:
-        while (frame := await frames.read_to_host(reader)) is not None:
+    async def _serve(self, incoming: AsyncIterator[frames.ToHost]) -> None:
+        async for frame in incoming:
             match frame:
                 case frames.Ask():
                     self._start(frame.no, self._stream(frame) if frame.stream else self._answer(frame))
@@ -83,6 +87,7 @@ class Host:
     async def _answer(self, ask: frames.Ask) -> None:
         try:
             await self._send(await answering.answer(self._serving, ask))
+            self._answers += 1
         except EngineDied:
             self._died.set()
         except Exception as error:  # noqa: BLE001 (one request must not take the host down)
@@ -92,6 +97,7 @@ class Host:
         try:
             async for frame in answering.stream(self._serving, ask):
                 await self._send(frame)
+            self._answers += 1
         except EngineDied:
             self._died.set()
         except Exception as error:  # noqa: BLE001
@@ -129,10 +135,15 @@ class Host:
             if self._serving.dead:
                 self._died.set()
                 return
-            await self._send(self._serving.pulse() if self._tasks else idle(self._serving.pulse()))
+            pulse = self._serving.pulse()
+            await self._send(self._metered(pulse if self._tasks else idle(pulse)))
+
+    def _metered(self, pulse: frames.Pulse) -> frames.Pulse:
+        """With what answering has cost in this process: vLLM's front runs here, its engine in others."""
+        return msgspec.structs.replace(pulse, front_cpu_seconds=time.process_time(), answers=self._answers)
 
     async def _send(self, frame: frames.FromHost) -> None:
-        await send(self._writer, frame)
+        await send(self._outgoing, frame)
 
 
 def idle(pulse: frames.Pulse) -> frames.Pulse:
@@ -140,41 +151,43 @@ def idle(pulse: frames.Pulse) -> frames.Pulse:
     return msgspec.structs.replace(pulse, running=0, waiting=0, kv_use=0.0)
 
 
-async def send(writer: asyncio.StreamWriter, frame: frames.FromHost) -> None:
+async def send(outgoing: FrameWriter, frame: frames.FromHost) -> None:
     """Write one frame; a server that is gone is the watch's business."""
     try:
-        writer.write(frames.encode(frame))
-        if writer.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
-            await writer.drain()
+        outgoing.send(frame)
+        if outgoing.unsent_bytes > WRITE_BUFFER_BYTES:
+            await outgoing.drain()
     except ConnectionError:
         return
 
 
-async def report_processes(writer: asyncio.StreamWriter) -> None:
+async def report_processes(outgoing: FrameWriter) -> None:
     marks = await asyncio.to_thread(processes.tree_of, os.getpid(), "host")
     remember(mark.pid for mark in marks)
-    await send(writer, frames.Processes([(mark.pid, mark.started_at, mark.what) for mark in marks]))
+    await send(outgoing, frames.Processes([(mark.pid, mark.started_at, mark.what) for mark in marks]))
 
 
 async def main(fd: int, open_serving: OpenServing) -> int:
     """Serve on the inherited socket until the server or the engine is gone; returns the exit code."""
     reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fd))
-    launch = await frames.read_to_host(reader)
+    outgoing = FrameWriter(writer)
+    incoming = aiter(FrameReader(reader, frames.decode_to_host))
+    launch = await anext(incoming, None)
     if not isinstance(launch, frames.Launch):
         return 0
     try:
         async with open_serving(launch) as (serving, facts):
-            await report_processes(writer)
-            await send(writer, facts)
-            orderly = await Host(writer, serving).run(reader)
+            await report_processes(outgoing)
+            await send(outgoing, facts)
+            orderly = await Host(outgoing, serving).run(incoming)
             if not orderly:
-                await send(writer, frames.Failed("the engine died", exact=False))
+                await send(outgoing, frames.Failed("the engine died", exact=False))
     except Exception as error:  # noqa: BLE001 (whatever it was is the cause of the failed start)
         traceback.print_exc()
-        await send(writer, frames.Failed(*_cause(error)))
+        await send(outgoing, frames.Failed(*_cause(error)))
         orderly = False
     finally:
-        await _flush(writer)
+        await _flush(outgoing)
     return 0 if orderly else ENGINE_DEAD_EXIT_CODE
 
 
@@ -188,10 +201,10 @@ def _cause(error: Exception) -> tuple[str, bool]:
     return root_cause(text) or one_line(text), not is_generic(text)
 
 
-async def _flush(writer: asyncio.StreamWriter) -> None:
+async def _flush(outgoing: FrameWriter) -> None:
     try:
         async with asyncio.timeout(CANCEL_SECONDS):
-            await writer.drain()
+            await outgoing.finish()
     except (OSError, TimeoutError):
         return
 
@@ -202,7 +215,8 @@ def run_host(open_serving: OpenServing) -> None:
     die_with_server(0)
     exit_code = ENGINE_DEAD_EXIT_CODE
     try:
-        exit_code = asyncio.run(main(int(sys.argv[1]), open_serving))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            exit_code = runner.run(main(int(sys.argv[1]), open_serving))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
