@@ -13,9 +13,37 @@ BATCHES = Gauge("nightbatch_batches", "Batches that have not ended, by status.",
 BATCHES_PAUSED = Gauge("nightbatch_batches_paused", "Batches in progress that wait for an engine or for disk space.")
 BATCHES_ENDED = Counter("nightbatch_batches_ended", "Batches that ended here, by final status.", ["status"])
 LINES_DONE = Counter("nightbatch_lines_done", "Lines with a durable result, by outcome.", ["outcome"])
+LINES_REUSED = Counter(
+    "nightbatch_lines_reused",
+    "Lines that got the answer of an identical one, by where it was: memory, store.",
+    ["where"],
+)
 TOKENS = Counter("nightbatch_tokens", "Tokens of durable results, by kind.", ["kind"])
 INFLIGHT_REQUESTS = Gauge("nightbatch_inflight_requests", "Sub-requests in flight for batches.", ["engine"])
 INFLIGHT_TOKENS = Gauge("nightbatch_inflight_tokens", "Estimated KV tokens in flight for batches.", ["engine"])
+PREDICTED_TOKENS = Counter(
+    "nightbatch_predicted_tokens",
+    "KV tokens of answered requests, by kind: predicted before they were sent, needed in the end.",
+    ["kind"],
+)
+TEMPLATES_KNOWN = Gauge("nightbatch_templates_known", "Templates of lines whose answers' lengths are remembered.")
+KV_SHARE = Gauge(
+    "nightbatch_kv_share",
+    "Share of an engine's KV memory that predictions may fill; it falls when they err.",
+    ["engine"],
+)
+ENGINE_BUSY_SHARE = Gauge(
+    "nightbatch_engine_busy_share",
+    "Share of the last minute's time in which lines waited that the engine had something to run; NaN: nothing waited.",
+    ["engine"],
+)
+ENGINE_RUNNING = Gauge(
+    "nightbatch_engine_running_mean",
+    "Requests that the engine ran at once while lines waited; NaN: none did.",
+    ["engine"],
+)
+FRONT_SHARE = Gauge("nightbatch_front_core_share", "Share of a core that the front of an engine uses.", ["engine"])
+FRONT_MS = Gauge("nightbatch_front_ms_per_request", "CPU time of an engine's front for one request (ms).", ["engine"])
 INFLIGHT_CAP = Gauge(
     "nightbatch_inflight_cap", "Sub-requests that batches may have in flight now, beside online requests.", ["engine"]
 )

@@ -71,12 +71,14 @@ class SchedulerSettings:
     """A line of more sub-requests (inputs, prompts, documents) goes to the engine in slices of at most so many."""
     prompt_bytes_per_token: float = 3.0
     """For estimates of KV use before a tokenizer has seen the prompt; low, so that the estimate errs upwards."""
+    predict_lengths: bool = True
+    """Of lines whose template is known, count what their answers should need, and not the most that they may."""
     output_tokens_assumed: int = 256
     """Counted for a request that sets no limit of its own: its true limit is the whole context."""
 
     shared_answer_bytes_max: int = 32 * MIB
-    """Of answers that lines of held shards still wait for, where their batches share answers. Beyond it the oldest goes
-    and is generated again."""
+    """Of the last answers, in memory, where batches share them: until they are in the store, and for shards that were
+    opened before."""
 
     append_interval_ms: float = 250.0
     append_results_max: int = 128
