@@ -1,4 +1,4 @@
-"""How fast an engine steps: what the load shows and what the watchdog measures a silence against."""
+"""How fast an engine steps: what the load shows, what the watchdog measures a silence against, how full its time is."""
 
 from __future__ import annotations
 
@@ -26,18 +26,39 @@ class Pace:
         self._step_ms = 0.0
         self._step_ms_max = 0.0
         self._steps = 0
+        self._busy_seconds = 0.0
+        self._running_seconds = 0.0
+        self._pushed_out = 0
 
-    def stepped(self, now: float, running: int, waiting: int, kv_use: float) -> None:
+    def stepped(self, now: float, running: int, waiting: int, kv_use: float, *, pushed_out: int = 0) -> None:
+        """`running` and `waiting` are what the step left; `pushed_out` lost their memory in it."""
+        seconds = now - self._at
         if self._busy:
-            step_ms = (now - self._at) * 1000
+            step_ms = seconds * 1000
             self._step_ms += STEP_WEIGHT * (step_ms - self._step_ms) if self._step_ms else step_ms
             self._step_ms_max = max(step_ms, self._step_ms_max * MAX_DECAY)
+        else:  # the step began at some time in the silence; at once where something was waiting for it
+            seconds = min(seconds, PAUSE_SECONDS if self._waiting else self._step_ms / 1000)
+        self._busy_seconds += seconds
+        self._running_seconds += seconds * max(self._running if self._busy else running, 1)
         self._at, self._running, self._waiting, self._kv_use = now, running, waiting, kv_use
         self._busy = running > 0
         self._steps += 1
+        self._pushed_out += pushed_out
 
     def pulse(self) -> Pulse:
-        return Pulse(self._running, self._waiting, self._kv_use, self._step_ms, self._step_ms_max, self._steps)
+        """Without what the host itself knows."""
+        return Pulse(
+            self._running,
+            self._waiting,
+            self._kv_use,
+            self._step_ms,
+            self._step_ms_max,
+            self._steps,
+            self._busy_seconds,
+            self._running_seconds,
+            self._pushed_out,
+        )
 
 
 def silence_seconds_max(step_ms_max: float) -> float:
