@@ -73,7 +73,7 @@ class Plan:
         if options.upstream is not None:
             model = client.first_model(client.connect(options.upstream))
         else:
-            model = _model_source(options.model or embedded.CHAT.id)
+            model = model_source(options.model or embedded.CHAT.id)
         return cls(
             lines=lines,
             count=count,
@@ -92,7 +92,7 @@ class Plan:
         return Work(self.model, flags, self.input(folder, self.model), self.count, environment)
 
 
-def _model_source(model: str) -> str:
+def model_source(model: str) -> str:
     """What both vLLM and we can load: a hub id, a folder, or the folder of an embedded model."""
     if model not in embedded.EMBEDDED:
         return model
