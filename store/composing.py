@@ -85,7 +85,7 @@ def _compose(
     pace: Pace,
     stopped: threading.Event,
 ) -> Composed:
-    places, taken, usage = _places(segments, total_lines, pace, stopped)
+    places, taken, usage, reused = _places(segments, total_lines, pace, stopped)
     succeeded = (places["segment"] & 1 == 1) & (places["segment"] != NOWHERE)
     completed = int(np.count_nonzero(succeeded))
     writers: list[BlobWriter] = []
@@ -109,19 +109,19 @@ def _compose(
     return Composed(
         output=stored[0] if completed else None,
         error=stored[-1] if completed < total_lines else None,
-        counts=RequestCounts(total_lines, completed, total_lines - completed),
+        counts=RequestCounts(total_lines, completed, total_lines - completed, reused),
         usage=usage,
     )
 
 
 def _places(
     segments: Sequence[tuple[Path, int | None]], total_lines: int, pace: Pace, stopped: threading.Event
-) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]], TokenUsage]:
-    """The place of every line's result, the lines that each segment gave results to in the order written, and the
-    tokens of the results that count."""
+) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]], TokenUsage, int]:
+    """The place of every line's result, the lines that each segment gave results to in the order written, and of the
+    results that count: their tokens, and how many are another line's answer."""
     places = np.zeros(total_lines, PLACE_DTYPE)
     places["segment"] = NOWHERE
-    usage = TokenUsage()
+    usage, reused = TokenUsage(), 0
     taken: list[npt.NDArray[Any]] = []
     for number, (path, valid_bytes) in enumerate(segments):
         pace.take(_bytes_of(path, valid_bytes) // SCANNED_BYTES_PER_COPIED)
@@ -140,7 +140,8 @@ def _places(
         places["length"][line_nos] = found.lengths[first]
         places["segment"][line_nos] = 2 * number + found.succeeded[first]
         usage += usage_of(found.usage[first])
-    return places, taken, usage
+        reused += int(np.count_nonzero(found.is_reused[first]))
+    return places, taken, usage, reused
 
 
 def _copy(

@@ -5,6 +5,8 @@ tmp/                                             uploads and outputs being writt
 blobs/<2 hex>/<key>[.index]                      bytes of files, line indexes beside them
 work/<batch_id>/order                            execution order of a batch
 work/<batch_id>/<shard_no>-<generation>.segment  results
+work/<batch_id>/answers.sqlite3                  answers that lines of the batch share, where it asks for that
+reuse/answers.sqlite3                            answers that batches share; may be deleted while no server runs
 engines/                                         engine processes' pid files and logs
 """
 

@@ -162,7 +162,12 @@ def _count(connection: Connection, progress: ShardProgress, *, holder: str | Non
     before = connection.execute(sa.select(shards).where(*mine)).mappings().one_or_none()
     if before is None:
         return
-    counters = {"completed": progress.completed, "failed": progress.failed, **usage_values(progress.usage)}
+    counters = {
+        "completed": progress.completed,
+        "failed": progress.failed,
+        "reused": progress.reused,
+        **usage_values(progress.usage),
+    }
     connection.execute(sa.update(shards).where(*mine).values(counters))
     moved = {name: batches.c[name] + (value - before[name]) for name, value in counters.items()}
     connection.execute(sa.update(batches).where(batches.c.id == progress.batch_id).values(moved))

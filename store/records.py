@@ -64,6 +64,14 @@ class OnInvalidLine(StrEnum):
     REPORT = "report"
 
 
+class Reuse(StrEnum):
+    """With which requests a batch shares answers: with none, with its own, or with all of its tenant's."""
+
+    OFF = "off"
+    BATCH = "batch"
+    SERVER = "server"
+
+
 class UploadStatus(StrEnum):
     PENDING = "pending"
     COMPLETED = "completed"
@@ -123,9 +131,12 @@ class PinnedModel:
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
+    """`reused` of the `completed` have the answer that an identical request got."""
+
     total: int = 0
     completed: int = 0
     failed: int = 0
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +175,7 @@ class NewBatch:
     request_digest: str | None = None
     parent_batch_id: str | None = None
     deadline_at: int | None = None
+    reuse: Reuse = Reuse.OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +221,7 @@ class BatchRecord:
     deadline_at: int | None = None
     warnings: str | None = None
     schedule: str | None = None
+    reuse: Reuse = Reuse.OFF
 
     @property
     def model(self) -> str | None:
@@ -288,19 +301,31 @@ class ShardProgress:
     usage: TokenUsage
     quality: str | None = None
     """Of all its lines (`store.quality`), where its sealer knows it."""
+    reused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """An answer that may be given to every request with the same key."""
+
+    key: bytes
+    status_code: int
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
     """One line's result on its way into a segment. `line` is the finished JSONL line without a newline; `succeeded`
     says whether it belongs to the output file or to the error file. `request` is the body it answers, for whoever
-    judges the answer."""
+    judges the answer. `reused`: the answer is another line's; `keep`: others may have this one."""
 
     line_no: int
     succeeded: bool
     line: bytes
     usage: TokenUsage
     request: bytes | None = None
+    reused: bool = False
+    keep: KeptAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)

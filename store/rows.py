@@ -20,6 +20,7 @@ from store.records import (
     OnInvalidLine,
     PinnedModel,
     RequestCounts,
+    Reuse,
     SegmentRef,
     ShardRecord,
     ShardState,
@@ -84,6 +85,7 @@ def batch_values(new: NewBatch) -> dict[str, Any]:
         "request_digest": new.request_digest,
         "parent_batch_id": new.parent_batch_id,
         "deadline_at": new.deadline_at,
+        "reuse": new.reuse.value,
     }
 
 
@@ -111,7 +113,7 @@ def batch_record(row: RowMapping) -> BatchRecord:
         deadline_missed_at=row["deadline_missed_at"],
         paused_at=row["paused_at"],
         pause_reason=row["pause_reason"],
-        counts=RequestCounts(row["total"], row["completed"], row["failed"]),
+        counts=RequestCounts(row["total"], row["completed"], row["failed"], row["reused"]),
         usage=_usage(row),
         errors=() if row["errors"] is None else _errors.decode(row["errors"]),
         errors_total=row["errors_total"],
@@ -130,6 +132,7 @@ def batch_record(row: RowMapping) -> BatchRecord:
         deadline_at=row["deadline_at"],
         warnings=row["warnings"],
         schedule=row["schedule"],
+        reuse=Reuse(row["reuse"]),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from store.records import TERMINAL_STATUSES, BatchStatus, OnDeadline, OnInvalidLine, ShardState, UploadStatus
+from store.records import TERMINAL_STATUSES, BatchStatus, OnDeadline, OnInvalidLine, Reuse, ShardState, UploadStatus
 
 metadata = sa.MetaData()
 
@@ -125,6 +125,8 @@ batches = sa.Table(
     sa.Column("deadline_at", sa.BigInteger),
     sa.Column("warnings", sa.Text),
     sa.Column("schedule", sa.Text),
+    sa.Column("reuse", sa.Text, nullable=False, server_default=Reuse.OFF.value),
+    _count("reused"),
     _check("tenant <> ''", "batches_tenant"),
     _check(_one_of("status", [status.value for status in BatchStatus]), "batches_status"),
     _check(_one_of("on_deadline", [value.value for value in OnDeadline]), "batches_on_deadline"),
@@ -183,6 +185,7 @@ shards = sa.Table(
     _count("cached_tokens"),
     _count("output_tokens"),
     sa.Column("quality", sa.Text),
+    _count("reused"),
     _check("tenant <> ''", "shards_tenant"),
     _check("shard_no >= 0 AND start >= 0 AND stop > start", "shards_range"),
     _check(_one_of("state", [state.value for state in ShardState]), "shards_state"),

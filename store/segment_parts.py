@@ -32,7 +32,8 @@ LINE_DTYPE: Final = np.dtype(
         ("cached_tokens", "<u4"),
         ("output_tokens", "<u4"),
         ("succeeded", "u1"),
-        ("padding", "V3"),
+        ("reused", "u1"),
+        ("padding", "V2"),
     ]
 )
 TOKENS_MAX: Final = 0xFFFF_FFFF
@@ -64,6 +65,7 @@ def encode_part(results: Sequence[LineResult], part_no: int, nonce: int) -> byte
     table["offset"] = np.cumsum(lengths + np.uint64(1)) - (lengths + np.uint64(1))
     table["line_no"] = [result.line_no for result in results]
     table["succeeded"] = [result.succeeded for result in results]
+    table["reused"] = [result.reused for result in results]
     for name in ("input_tokens", "cached_tokens", "output_tokens"):
         table[name] = [_counted(getattr(result.usage, name)) for result in results]
     payload = b"\n".join([result.line for result in results]) + b"\n"

@@ -35,6 +35,7 @@ class Scan:
     offsets: npt.NDArray[np.uint64]
     lengths: npt.NDArray[np.uint32]
     usage: npt.NDArray[np.uint32]
+    is_reused: npt.NDArray[np.bool_]
 
     @property
     def completed(self) -> int:
@@ -43,6 +44,10 @@ class Scan:
     @property
     def failed(self) -> int:
         return len(self.line_nos) - self.completed
+
+    @property
+    def reused(self) -> int:
+        return int(np.count_nonzero(self.is_reused))
 
     @property
     def usage_total(self) -> TokenUsage:
@@ -180,4 +185,5 @@ def _scan_of(tables: list[npt.NDArray[Any]], valid_bytes: int, parts: int) -> Sc
         offsets=table["offset"].copy(),
         lengths=table["length"].copy(),
         usage=usage,
+        is_reused=table["reused"] == 1,
     )

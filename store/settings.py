@@ -32,6 +32,12 @@ class StoreSettings:
     token of the next one would meet work at full speed."""
 
     disk_reserve_bytes: int = 1 * GIB
+    reuse_bytes_max: int = 1 * GIB
+    """Answers kept for requests that are asked again; those that were not used for longest go first. Each batch that
+    shares only with itself has as much again for as long as it runs."""
+    reuse_kept_seconds: float = 14 * 24 * 3600.0
+    """How long an answer is kept since it was last used."""
+
     readers_max: int = 8
     """Connections that read the metadata at once; there is always exactly one that writes."""
 
@@ -51,6 +57,8 @@ class StoreSettings:
             "intake_bytes_per_s_online",
             "download_bytes_per_s_online",
             "online_linger_seconds",
+            "reuse_bytes_max",
+            "reuse_kept_seconds",
             "readers_max",
             "busy_timeout_seconds",
             "pool_timeout_seconds",

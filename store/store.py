@@ -16,6 +16,7 @@ from store.disk import Disk, free_bytes_of
 from store.events import Events
 from store.files import Files
 from store.folder import DATABASE_NAME, SEGMENT_SUFFIX, prepare_folder, read_or_make_secret
+from store.kept import Kept
 from store.lock import FolderLock
 from store.pacing import Pace
 from store.parts import Parts
@@ -40,6 +41,7 @@ class Store:
         uploads: Uploads,
         parts: Parts,
         disk: Disk,
+        kept: Kept,
         intake_pace: Pace,
         download_pace: Pace,
         settings: StoreSettings,
@@ -54,6 +56,7 @@ class Store:
         self.uploads = uploads
         self.parts = parts
         self.disk = disk
+        self.kept = kept
         self.intake_pace = intake_pace
         """Asked before bytes are indexed, ordered, composed, merged or compressed."""
         self.download_pace = download_pace
@@ -131,6 +134,15 @@ async def open_store(
         database = Database(path, settings)
         opening.push_async_callback(database.close)
         disk = Disk(folder, settings, free_bytes_of=free_bytes_of)
+        kept = Kept(
+            folder,
+            secret,
+            bytes_max=settings.reuse_bytes_max,
+            kept_seconds=settings.reuse_kept_seconds,
+            has_room=lambda: disk.free_bytes() > settings.disk_reserve_bytes,
+            now=now,
+        )
+        opening.callback(kept.close)
         blobs = Blobs(folder)
         intake_pace, download_pace = Pace(), Pace()
         uploads = Uploads(folder, blobs, disk, settings, secret, intake_pace)
@@ -147,6 +159,7 @@ async def open_store(
             uploads=uploads,
             parts=Parts(database),
             disk=disk,
+            kept=kept,
             intake_pace=intake_pace,
             download_pace=download_pace,
             settings=settings,

@@ -173,6 +173,7 @@ class Work:
             "total": counts.total,
             "completed": counts.completed,
             "failed": counts.failed,
+            "reused": counts.reused,
             **usage_values(usage),
             **error_values(errors, errors_total),
             "output_file_id": None if output is None else output.id,

@@ -23,7 +23,7 @@ from store.sqlite import explain
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision: lets a start skip alembic when there is nothing to do."""
 
 
