@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from store.records import OnDeadline, OnInvalidLine
+from store.records import OnDeadline, OnInvalidLine, Reuse
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -73,6 +73,8 @@ class ServerSettings:
 
     on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL
     """What malformed lines do to their batch when its create does not say."""
+    reuse: Reuse = Reuse.OFF
+    """With which requests a batch shares answers when its create does not say."""
     results_list_limit_default: int = 1_000
     results_list_limit_max: int = 10_000
     results_page_bytes_max: int = 16 * MIB

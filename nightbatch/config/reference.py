@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from nightbatch.config.model import ModelConfig
 from nightbatch.config.notifying import EventsSection, WebhookConfig
 from nightbatch.config.online import OnlineSection
+from nightbatch.config.reuse import ReuseSection
 from nightbatch.config.sections import (
     LoggingSection,
     SchedulerSection,
@@ -55,6 +56,11 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
         "`[online]`",
         OnlineSection,
         "How batch work yields to online requests on engines without `online_first`. [Scheduling](scheduling.md).",
+    ),
+    (
+        "`[reuse]`",
+        ReuseSection,
+        "Requests that were answered before. [Throughput](throughput.md#the-same-question-twice) says which.",
     ),
     ("`[windows]`", WindowsSection, "Off-peak hours. [Scheduling](scheduling.md) shows them at work."),
     ("`[[windows.off_peak]]`", OffPeakConfig, "One table for each window. Those that overlap are one."),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
 from server.errors import ApiError, invalid, missing, shown
@@ -12,12 +13,15 @@ from server.openai.deadline import FIELD as DEADLINE
 from server.openai.deadline import read_deadline
 from server.openai.expiry import check_expires_after
 from server.settings import ServerSettings, Tier
-from store.records import OnInvalidLine
+from store.records import OnInvalidLine, Reuse
+
+C = TypeVar("C", bound=StrEnum)
 
 ENDPOINTS = (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, EMBEDDINGS, SCORE, RERANK)
 METADATA = "metadata"
 OUTPUT_EXPIRY = "output_expires_after"
 ON_INVALID_LINE = "on_invalid_line"
+REUSE = "reuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class BatchParams:
     output_expires_after_seconds: int | None
     on_invalid_line: OnInvalidLine
     deadline_at: int | None
+    reuse: Reuse
 
 
 def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings, *, now: float) -> BatchParams:
@@ -51,8 +56,9 @@ def parse_batch_params(body: Mapping[str, Any], settings: ServerSettings, *, now
         tier=tier,
         metadata=_metadata(body.get(METADATA), settings),
         output_expires_after_seconds=_output_expiry(body.get(OUTPUT_EXPIRY), settings),
-        on_invalid_line=_on_invalid_line(body.get(ON_INVALID_LINE), settings),
+        on_invalid_line=_choice(ON_INVALID_LINE, body.get(ON_INVALID_LINE), settings.on_invalid_line),
         deadline_at=read_deadline(body.get(DEADLINE), settings, now=now),
+        reuse=_choice(REUSE, body.get(REUSE), settings.reuse),
     )
 
 
@@ -111,16 +117,17 @@ def _output_expiry(value: object, settings: ServerSettings) -> int | None:
     return check_expires_after(value.get("anchor"), value.get("seconds"), names=names, settings=settings)
 
 
-def _on_invalid_line(value: object, settings: ServerSettings) -> OnInvalidLine:
+def _choice(name: str, value: object, default: C) -> C:
     if value is None:
-        return settings.on_invalid_line
+        return default
     if not isinstance(value, str):
-        raise invalid(ON_INVALID_LINE, f"expected a string, but got {_kind(value)}.", code="invalid_type")
+        raise invalid(name, f"expected a string, but got {_kind(value)}.", code="invalid_type")
+    choices = type(default)
     try:
-        return OnInvalidLine(value)
+        return choices(value)
     except ValueError:
-        known = _names(tuple(choice.value for choice in OnInvalidLine))
-        raise invalid(ON_INVALID_LINE, f"{shown(value)} is not one of {known}.") from None
+        known = _names(tuple(choice.value for choice in choices))
+        raise invalid(name, f"{shown(value)} is not one of {known}.") from None
 
 
 def _names(values: Mapping[str, object] | tuple[str, ...]) -> str:

@@ -12,14 +12,14 @@ from server.bodies import JSON_SETTING, read_body, read_json_object
 from server.context import Api, ApiDep
 from server.errors import NO_RETRY, ApiError, invalid, shown
 from server.ids import new_batch_id
-from server.openai.batch_params import ENDPOINTS, BatchParams, parse_batch_params
+from server.openai.batch_params import ENDPOINTS, REUSE, BatchParams, parse_batch_params
 from server.openai.deadline import FIELD as DEADLINE
 from server.openai.idempotency import Repetition, check_same, read_repetition
 from server.openai.incoming import BATCH
 from server.openai.paging import After, Limit, edges, page_limit
 from server.openai.shapes import BatchList, BatchObject, error_docs, reply
 from store.markers import reach
-from store.records import BATCH_EDGES, BatchRecord, BatchStatus, FileRecord, NewBatch, NotFound, PinnedModel
+from store.records import BATCH_EDGES, BatchRecord, BatchStatus, FileRecord, NewBatch, NotFound, PinnedModel, Reuse
 
 CANCELLABLE = frozenset(status for status, after in BATCH_EDGES.items() if BatchStatus.CANCELLING in after)
 
@@ -47,6 +47,12 @@ CREATE_DOC: dict[str, Any] = {
                         "description": "The deadline, Unix seconds or ISO 8601 with a zone, in place of the window's.",
                     },
                     "on_invalid_line": {"type": ["string", "null"], "enum": ["fail", "report", None]},
+                    REUSE: {
+                        "type": ["string", "null"],
+                        "enum": [*(choice.value for choice in Reuse), None],
+                        "description": "Lines that ask the same, and would get the same answer, are run once: within "
+                        "the 'batch', or also across batches of this 'server'.",
+                    },
                     "idempotency_key": {"type": ["string", "null"], "minLength": 1, "maxLength": 255},
                     "output_expires_after": {
                         "type": ["object", "null"],
@@ -170,6 +176,7 @@ def new_batch(api: Api, tenant: str, params: BatchParams, file: FileRecord, repe
         idempotency_key=repetition.key,
         request_digest=repetition.digest,
         deadline_at=params.deadline_at,
+        reuse=params.reuse,
     )
 
 

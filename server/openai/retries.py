@@ -15,7 +15,7 @@ from server.auth import TenantDep
 from server.bodies import read_json_object
 from server.context import Api, ApiDep
 from server.errors import ApiError
-from server.openai.batch_params import parse_batch_params
+from server.openai.batch_params import REUSE, parse_batch_params
 from server.openai.batches import find_batch, new_batch
 from server.openai.deadline import FIELD as DEADLINE
 from server.openai.family import check_ended, open_results
@@ -31,7 +31,7 @@ from store.ended import EndedResults
 from store.index import LineIndex
 from store.lines import parse_line
 from store.markers import reach
-from store.records import BatchRecord, Damaged, FileRecord
+from store.records import BatchRecord, Damaged, FileRecord, Reuse
 from store.uploads import Upload
 
 LINES_AT_ONCE = 256
@@ -91,6 +91,8 @@ async def retry_batch(batch_id: str, request: Request, api: ApiDep, tenant: Tena
         "completion_window": params.completion_window or parent.completion_window,
         "metadata": None if parent.metadata is None else dict(parent.metadata),
         "on_invalid_line": parent.on_invalid_line.value,
+        # Whoever runs lines again wants new answers: those that were kept are what the retry is to mend.
+        REUSE: (Reuse.OFF if parent.reuse is Reuse.OFF else Reuse.BATCH).value,
         DEADLINE: body.get(DEADLINE),
     }
     batch_params = parse_batch_params(asked, api.settings, now=api.now())

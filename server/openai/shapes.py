@@ -181,6 +181,8 @@ class BatchObject(BaseModel):
     eta_at: int | None
     lines_per_s: float | None
     tokens_per_s: float | None
+    reuse: str
+    reused_requests: int
     quality: dict[str, Any] | None
 
     @classmethod
@@ -191,6 +193,8 @@ class BatchObject(BaseModel):
             model=record.model,
             status=record.status.value,
             on_invalid_line=record.on_invalid_line.value,
+            reuse=record.reuse.value,
+            reused_requests=record.counts.reused,
             errors=_errors(record, errors_max),
             request_counts=RequestCountsObject(
                 total=record.counts.total, completed=record.counts.completed, failed=record.counts.failed
