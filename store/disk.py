@@ -44,6 +44,10 @@ class Disk:
         self._measured_bytes = 0
         self._measured_at: float | None = None
 
+    @property
+    def reserve_bytes(self) -> int:
+        return self._reserve_bytes
+
     def free_bytes(self) -> int:
         return self._free_bytes_of(self._folder)
 

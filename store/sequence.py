@@ -25,6 +25,7 @@ from store.records import Damaged, DiskFull
 MAGIC: Final = b"nbseq001"
 HEADER: Final = struct.Struct("<8sI")
 ROW_DTYPE: Final = np.dtype([("offset", "<u8"), ("length", "<u4"), ("failed", "<u4")])
+ROWS_AT_ONCE: Final = 65_536
 RESULT_START: Final = b'{"id":"batch_req_'
 
 
@@ -49,21 +50,32 @@ def write_sequence(
     for one in taken:
         counts[one.shard_no] += len(one.line_nos)
     counts[-1] = len(missing)
-    order = np.concatenate([*(one.line_nos for one in taken), missing]).astype(np.int64)
-    rows = np.zeros(len(order), ROW_DTYPE)
-    rows["offset"] = _offsets(succeeded, lengths)[order]
-    rows["length"] = lengths[order]
-    rows["failed"] = ~succeeded[order]
+    offsets = _offsets(succeeded, lengths)
     try:
         with path.open("wb") as file:
             file.write(HEADER.pack(MAGIC, len(counts)) + counts.tobytes())
-            file.write(rows.tobytes())
+            for line_nos in (*(one.line_nos for one in taken), missing):
+                for start in range(0, len(line_nos), ROWS_AT_ONCE):
+                    file.write(_rows(line_nos[start : start + ROWS_AT_ONCE], offsets, succeeded, lengths))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         if disk_full(error):
             raise DiskFull(f"no room for the sequence of results: {error.strerror} ({path})") from error
         raise
+
+
+def _rows(
+    line_nos: npt.NDArray[Any],
+    offsets: npt.NDArray[np.uint64],
+    succeeded: npt.NDArray[np.bool_],
+    lengths: npt.NDArray[Any],
+) -> bytes:
+    rows = np.zeros(len(line_nos), ROW_DTYPE)
+    rows["offset"] = offsets[line_nos]
+    rows["length"] = lengths[line_nos]
+    rows["failed"] = ~succeeded[line_nos]
+    return rows.tobytes()
 
 
 def _offsets(succeeded: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

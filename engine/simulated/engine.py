@@ -11,6 +11,7 @@ from engine.answers import shape_answer
 from engine.protocol import (
     EngineLimits,
     EngineLoad,
+    EngineMeters,
     EngineOverloaded,
     EngineRequest,
     EngineResult,
@@ -21,7 +22,7 @@ from engine.protocol import (
     ModelInfo,
     StreamRejected,
 )
-from engine.simulated import replies
+from engine.simulated import instant, replies
 from engine.simulated.faults import Dice, Fate, SimulatedFaults
 from engine.simulated.player import Flight, Player
 from engine.simulated.profiles import SimulatedProfile, default_models
@@ -59,7 +60,13 @@ class SimulatedEngine:
         self._name = name
         self._models = tuple(models if models is not None else default_models(profile))
         self._dice = Dice(faults, seed)
-        self._time_scale = time_scale
+        self._time_scale = 0.0 if profile.instant else time_scale
+        self._is_instant = profile.instant and faults == SimulatedFaults()
+        self._limits = EngineLimits(
+            inflight_requests_max=min(2 * profile.running_max, profile.waiting_max),
+            inflight_tokens_max=profile.blocks * profile.block_tokens,
+            slots=profile.running_max,
+        )
         self._report_cached_tokens = report_cached_tokens
         self._orders = orders
         self._online_slots = online_slots
@@ -82,11 +89,7 @@ class SimulatedEngine:
         return self._models
 
     def limits(self) -> EngineLimits:
-        return EngineLimits(
-            inflight_requests_max=min(2 * self.profile.running_max, self.profile.waiting_max),
-            inflight_tokens_max=self.profile.blocks * self.profile.block_tokens,
-            slots=self.profile.running_max,
-        )
+        return self._limits
 
     def status(self) -> EngineStatus:
         return self._board.current
@@ -95,6 +98,13 @@ class SimulatedEngine:
         device = self._player.device
         kv_use = device.cache.held / device.cache.blocks
         return EngineLoad(len(device.running), device.waiting, kv_use, self._player.step_seconds * 1_000)
+
+    def meters(self) -> EngineMeters | None:
+        """None where no time passes."""
+        player = self._player
+        if self._time_scale <= 0:
+            return None
+        return EngineMeters(player.busy_seconds, player.running_seconds, player.device.preemptions)
 
     def give_orders(self, orders: Orders) -> None:
         """Change what online first goes by, from the next step on and over restarts. Without it, nothing happens."""
@@ -151,8 +161,11 @@ class SimulatedEngine:
 
     async def generate(self, request: EngineRequest) -> EngineResult:
         self._check_open()
+        model = self._model(request.model)
+        if self._is_instant and model is not None and (answered := instant.answer(request, model)) is not None:
+            return answered
         try:
-            work = plan_work(request, self._model(request.model), self.profile)
+            work = plan_work(request, model, self.profile)
         except Rejected as rejected:
             return rejected.result
         fate = self._fate(request, work)

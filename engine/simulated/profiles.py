@@ -16,7 +16,8 @@ class SimulatedProfile:
 
     A step takes `step_seconds + decode_seconds * sequences that decode + prefill_seconds * prompt tokens computed`, at
     most `step_tokens_max` tokens. The KV cache holds `kv_tokens_max` tokens in blocks of `block_tokens`, and keeps
-    the blocks of finished requests for reuse until the room is needed.
+    the blocks of finished requests for reuse until the room is needed. One that is `instant` has no steps at all: every
+    request is answered in the moment in which it comes.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SimulatedProfile:
     output_tokens_mean: int
     embedding_dimensions: int
     source: str
+    instant: bool = False
 
     def __post_init__(self) -> None:
         if self.context_tokens_max > self.blocks * self.block_tokens:
@@ -83,7 +85,24 @@ GPU_8B = SimulatedProfile(
     source="assumed: an 8B model in bf16 on one 80 GB card; not measured here",
 )
 
-PROFILES = {profile.name: profile for profile in (CPU_135M, GPU_8B)}
+INSTANT = SimulatedProfile(
+    name="instant",
+    step_seconds=0.0,
+    decode_seconds=0.0,
+    prefill_seconds=0.0,
+    step_tokens_max=8_192,
+    running_max=256,
+    waiting_max=16_384,
+    kv_tokens_max=400_000,
+    block_tokens=16,
+    context_tokens_max=131_072,
+    output_tokens_mean=4,
+    embedding_dimensions=384,
+    source="none: it takes no time, so that what is measured is everything around it",
+    instant=True,
+)
+
+PROFILES = {profile.name: profile for profile in (CPU_135M, GPU_8B, INSTANT)}
 
 
 def simulated_model(
@@ -97,6 +116,7 @@ def simulated_model(
         endpoints=GENERATE_ENDPOINTS if kind is ModelKind.GENERATE else POOLING_ENDPOINTS,
         context_tokens_max=profile.context_tokens_max,
         created_at=CREATED_AT,
+        dimensions=profile.embedding_dimensions if kind is ModelKind.POOLING else None,
     )
 
 

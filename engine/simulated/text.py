@@ -22,6 +22,7 @@ far few fly fun gas hat hot ice job key kid law leg lie lot low map may met mix 
 run sea set sit sky son sun tax tea ten tip top toy try van war wet win yes
 """
 _WORDS = _TEXT.split()
+WORDS = tuple(word.encode() for word in _WORDS)
 
 
 def prompt_tokens(text: bytes) -> int:

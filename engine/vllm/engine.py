@@ -19,6 +19,7 @@ from engine.protocol import (
     EngineBlocked,
     EngineLimits,
     EngineLoad,
+    EngineMeters,
     EngineOverloaded,
     EngineRequest,
     EngineResult,
@@ -40,6 +41,9 @@ from engine.vllm.spec import VllmSpec
 
 QUEUE_FACTOR = 1.5
 """In flight per sequence slot: the engine's own queue is never empty, and not so long that an answer comes late."""
+
+POOLING_QUEUE_FACTOR = 2.0
+"""... of an engine without decode steps: whole steps end at once, and the next must be there already."""
 
 OVERLOAD_FACTOR = 4
 """Asks beyond this many times the limit are refused: the caller does not keep its bound."""
@@ -106,8 +110,10 @@ class VllmEngine:
         context = source.context_tokens(found.config)
         if self._facts is not None:
             endpoints, context = frozenset(self._facts.endpoints), self._facts.context_tokens_max
+        width = source.dimensions(found.config, endpoints)
         return tuple(
-            ModelInfo(model, found.revision, kind, endpoints, context, found.created_at) for model in self._served
+            ModelInfo(model, found.revision, kind, endpoints, context, found.created_at, dimensions=width)
+            for model in self._served
         )
 
     def limits(self) -> EngineLimits:
@@ -116,7 +122,7 @@ class VllmEngine:
             return EngineLimits(INFLIGHT_BEFORE_READY)
         generates = not GENERATE_ENDPOINTS.isdisjoint(facts.endpoints)
         return EngineLimits(
-            int(facts.sequences_max * QUEUE_FACTOR),
+            int(facts.sequences_max * (QUEUE_FACTOR if generates else POOLING_QUEUE_FACTOR)),
             facts.kv_tokens if generates else None,
             slots=facts.sequences_max,
         )
@@ -130,6 +136,15 @@ class VllmEngine:
             return EngineLoad()
         pulse = connection.pulse
         return EngineLoad(pulse.running, pulse.waiting, pulse.kv_use, pulse.step_ms)
+
+    def meters(self) -> EngineMeters | None:
+        connection = self._connection
+        if connection is None:
+            return None
+        pulse = connection.pulse
+        return EngineMeters(
+            pulse.busy_seconds, pulse.running_seconds, pulse.pushed_out, pulse.front_cpu_seconds, pulse.answers
+        )
 
     @property
     def bounds_steps(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,12 @@ def context_tokens(config: dict[str, Any] | None) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def dimensions(config: dict[str, Any] | None, endpoints: Collection[str]) -> int | None:
+    """The length of the embeddings of a model that makes them; a layer behind the model may still change it."""
+    width = (config or {}).get("hidden_size")
+    return width if EMBEDDINGS in endpoints and isinstance(width, int) else None
 
 
 def kv_token_bytes(config: dict[str, Any] | None) -> int | None:

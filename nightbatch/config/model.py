@@ -100,7 +100,7 @@ class ModelConfig(BaseModel):
         "for upstreams started with `--scheduling-policy priority`",
     )
 
-    profile: str | None = Field(None, description="simulated: `cpu-135m` or `gpu-8b`")
+    profile: str | None = Field(None, description="simulated: `cpu-135m`, `gpu-8b` or `instant`")
     seed: int = Field(0, description="simulated: seed of its timing and faults")
     time_scale: float = Field(
         1.0, ge=0, le=1000, description="simulated: real seconds for each virtual one; 0 is as fast as it can"
@@ -127,7 +127,7 @@ class ModelConfig(BaseModel):
         if self.engine == "remote" and not self.upstreams:
             raise ValueError('engine = "remote" needs upstreams = ["http://.../v1"]')
         if self.engine == "simulated" and self.profile is None:
-            raise ValueError('engine = "simulated" needs a profile: "cpu-135m" or "gpu-8b"')
+            raise ValueError('engine = "simulated" needs a profile: "cpu-135m", "gpu-8b" or "instant"')
         if self.engine != "remote" and self.id is None and self.source is None and self.profile is None:
             raise ValueError("a model needs an id")
         if self.engine_args and self.engine_flags:

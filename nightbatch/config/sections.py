@@ -91,7 +91,12 @@ class SchedulerSection(Section):
         "prefix",
         description="lines that begin alike run together, long ones first (`prefix`), or as the `file` has them",
     )
-    shard_lines_max: int = Field(512, ge=1, description="most lines of a shard, the unit that is leased")
+    shard_lines_max: int = Field(
+        512,
+        ge=1,
+        description="most lines of a shard, the unit that is leased; up to 4 times as many in a file of more than 512 "
+        "shards",
+    )
     shard_mib_max: int = Field(32, ge=1, description="most input of a shard (MiB)")
     shards_open_max: int = Field(8, ge=1, description="most shards that one engine works on at once")
     lease_seconds: float = Field(30.0, ge=20, le=HOUR, description="how long a lease lasts without being renewed")

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from engine.registry import Registry
 from scheduler import metrics
 from scheduler.actors.admission import Admission
+from scheduler.actors.disk_room import DiskRoom
 from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.actors.invalid_lines import write_error_file, write_results
 from scheduler.actors.measures import Measures
 from scheduler.facts.result_files import result_file
 from scheduler.policy.admission import Remark, as_warnings
+from scheduler.policy.disk_need import REFUSED_CODE
 from scheduler.policy.limits import file_problem
-from scheduler.policy.order import Packing, cut_shards, execution_order, file_order
+from scheduler.policy.order import Packing, cut_shards, execution_order, file_order, shard_lines
 from scheduler.policy.validation import Problems, find_problems, one_problem
 from scheduler.settings import SchedulerSettings
 from store import Store
@@ -43,6 +45,7 @@ class Intake:
         inputs: Inputs,
         measures: Measures,
         admission: Admission,
+        disk_room: DiskRoom,
         *,
         now: Callable[[], float],
         on_ended: Callable[[], None] = lambda: None,
@@ -54,6 +57,7 @@ class Intake:
         self._inputs = inputs
         self._measures = measures
         self._admission = admission
+        self._disk_room = disk_room
         self._now = now
         self._on_ended = on_ended
 
@@ -66,9 +70,14 @@ class Intake:
         if problems.total and fails:
             await self._refuse(batch, source, problems)
             return
-        remark = await self._judge(batch, source, broken=problems.total)
+        lines = max(0, source.index.count - problems.total)
+        remark = await self._judge(batch, source, lines)
         if remark is not None and self._admission.refuses(remark):
-            await self._turn_away(batch, remark)
+            await self._turn_away(batch, remark, "completion_window" if batch.deadline_at is None else "deadline_at")
+            return
+        need = await self._disk_room.judge(batch, source, lines=lines)
+        if need is not None and need.code == REFUSED_CODE:
+            await self._turn_away(batch, need, "input_file_id")
             return
         shards, invalid_lines = await pace.run(self._order, batch, source, problems)
         reach("intake.ordered")
@@ -79,7 +88,7 @@ class Intake:
             total=total,
             invalid_lines=invalid_lines,
             at=int(self._now()),
-            warnings=as_warnings(remark),
+            warnings=as_warnings(remark, need),
         )
         if admitted:
             reach("intake.admitted")
@@ -91,16 +100,14 @@ class Intake:
                 extra=_extra(batch),
             )
 
-    async def _judge(self, batch: BatchRecord, source: BatchInput, *, broken: int) -> Remark | None:
+    async def _judge(self, batch: BatchRecord, source: BatchInput, lines: int) -> Remark | None:
         tokens = await asyncio.to_thread(self._measures.size_of, source)
-        lines = max(0, source.index.count - broken)
         remark = self._admission.judge(batch, lines=lines, tokens_per_line=tokens, now=self._now())
         if remark is not None:
             log.warning("%s: %s", remark.code, remark.message, extra=_extra(batch))
         return remark
 
-    async def _turn_away(self, batch: BatchRecord, remark: Remark) -> None:
-        param = "completion_window" if batch.deadline_at is None else "deadline_at"
+    async def _turn_away(self, batch: BatchRecord, remark: Remark, param: str) -> None:
         error = LineError(remark.code, remark.message, param)
         failed = await self._store.batches.fail(batch.id, errors=(error,), errors_total=1, at=int(self._now()))
         if failed is not None:
@@ -136,24 +143,24 @@ class Intake:
             await self._store.blobs.delete(blob.key)
 
     def _problems(self, batch: BatchRecord, source: BatchInput) -> Problems:
-        records, limits = source.index.records, self._settings.file_limits
+        index, limits = source.index, self._settings.file_limits
         refused = file_problem(
             limits,
             endpoint=batch.endpoint,
-            lines=source.index.count,
-            sub_requests=int(records["sub_requests"].sum(dtype=np.int64)),
+            lines=index.count,
+            sub_requests=int(index.column("sub_requests").sum(dtype=np.int64)),
         )
         if refused is not None:
-            return one_problem(refused, lines=source.index.count)
+            return one_problem(refused, lines=index.count)
         return find_problems(
             endpoint=batch.endpoint,
-            urls=source.index.urls,
-            models=source.index.models,
-            url_column=records["url"],
-            model_column=records["model"],
-            error_column=records["error"],
-            line_column=records["line"],
-            form_errors=lambda: source.index.iter_errors(source.blob_path),
+            urls=index.urls,
+            models=index.models,
+            url_column=index.column("url"),
+            model_column=index.column("model"),
+            error_column=index.column("error"),
+            line_column=index.records["line"],  # of broken lines only
+            form_errors=lambda: index.iter_errors(source.blob_path),
             pinned=batch.models,
             served={model.id: model for model in self._registry.models()},
             one_model=limits.one_model,
@@ -172,19 +179,26 @@ class Intake:
         pins = sorted({(pin.id, pin.revision) for pin in names if pin is not None})
         # A name that nothing serves stands only in broken lines, which are not looked up.
         numbers = [0 if pin is None else pins.index((pin.id, pin.revision)) for pin in names]
-        # The records of a large file are tens of megabytes: they are copied only where some are left out.
         valid = np.flatnonzero(~problems.broken) if invalid_lines else None
-        records = index.records if valid is None else index.records[valid]
-        model = _renumbered(records["model"], numbers)
+
+        def column(name: str, place: int | None = None) -> NDArray[Any]:
+            whole = index.column(name, place)
+            return whole if valid is None else whole[valid]
+
+        model = _renumbered(column("model"), numbers)
         if self._settings.packing is Packing.PREFIX:
-            order = execution_order(model=model, ladder=records["ladder"], output_tokens=records["output_tokens"])
+            order = execution_order(
+                model=model,
+                ladder_step=lambda step: column("ladder", step),
+                output_tokens=column("output_tokens"),
+            )
         else:
             order = file_order(model=model)
         write_order(source.order_path, order if valid is None else valid[order], lines=index.count)
         cut = cut_shards(
             model=model[order],
-            line_bytes=records["length"][order],
-            lines_max=self._settings.shard_lines_max,
+            line_bytes=column("length")[order],
+            lines_max=shard_lines(len(order), self._settings.shard_lines_max),
             bytes_max=self._settings.shard_bytes_max,
         )
         shards = [NewShard(number, start, stop, *pins[model_no]) for number, (start, stop, model_no) in enumerate(cut)]

@@ -61,14 +61,15 @@ class Measures:
 
     def size_of(self, source: BatchInput) -> float:
         """Of a mean line of an input, as its index tells, in read tokens. Blocking."""
-        records = source.index.records
-        if not len(records):
+        index = source.index
+        if not index.count:
             return 0.0
-        outputs = records["output_tokens"]
-        assumed = np.where(outputs > 0, outputs, self._settings.output_tokens_assumed).astype(np.float64)
+        outputs = index.column("output_tokens")
+        outputs[outputs == 0] = self._settings.output_tokens_assumed
+        each = np.maximum(index.column("sub_requests"), 1)
         return expected_tokens(
-            prompt_bytes=float(records["prompt_bytes"].mean()),
-            output_tokens=float((assumed * np.maximum(records["sub_requests"], 1)).mean()),
+            prompt_bytes=float(index.column("prompt_bytes").mean()),
+            output_tokens=float(np.multiply(outputs, each, dtype=np.float64).mean()),
         )
 
     def relative_size_of(self, models: Collection[ModelKey], tokens_per_line: float) -> float:

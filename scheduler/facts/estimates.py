@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass, field
 
 
+CERTAINLY_TOO_LONG = 4
+"""A prompt of so many times the model's context, by its bytes, does not fit whatever its tokenizer makes of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LineSize:
     """What a line's index record says of its size. `output_tokens` 0: the client set no limit."""
@@ -21,10 +25,13 @@ def kv_tokens(
     """The most KV cache a line may hold at once, all of its sub-requests together.
 
     `prompt_bytes` is the line's total, so a prompt that fans out (`n`) is counted once and its outputs `n` times.
-    No sequence can outgrow the model's context, whatever the client asks for.
+    No sequence can outgrow the model's context, whatever the client asks for. What is far too long for it is refused
+    before it has any cache: a file full of such lines must not run one by one.
     """
     sub_requests = max(1, size.sub_requests)
     prompt_tokens = math.ceil(size.prompt_bytes / bytes_per_token)
+    if context_tokens_max is not None and prompt_tokens > CERTAINLY_TOO_LONG * context_tokens_max * sub_requests:
+        return sub_requests
     tokens = prompt_tokens + (size.output_tokens or output_tokens_assumed) * sub_requests
     if context_tokens_max is not None:
         tokens = min(tokens, context_tokens_max * sub_requests)

@@ -79,9 +79,10 @@ def judge(
     return None
 
 
-def as_warnings(remark: Remark | None) -> str | None:
+def as_warnings(*remarks: Remark | None) -> str | None:
     """As `batches.warnings` keeps them."""
-    return None if remark is None else json.dumps([{"code": remark.code, "message": remark.message}])
+    said = [{"code": remark.code, "message": remark.message} for remark in remarks if remark is not None]
+    return json.dumps(said) if said else None
 
 
 def _given_up(jobs: Sequence[Job], capacity: Capacity, tenant_weights: Mapping[str, float]) -> Sequence[Job]:

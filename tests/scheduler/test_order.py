@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.policy.order import cut_shards, execution_order, file_order
+from scheduler.policy.order import cut_shards, execution_order, file_order, shard_lines
 
 
 def order_of(
     model: list[int], ladder: list[tuple[int, int, int, int]] | None = None, output: list[int] | None = None
 ) -> list[int]:
     lines = len(model)
+    steps = np.array(ladder or [(0, 0, 0, 0)] * lines, dtype=np.uint64).reshape(lines, 4)
     return execution_order(
         model=np.array(model, dtype=np.uint16),
-        ladder=np.array(ladder or [(0, 0, 0, 0)] * lines, dtype=np.uint64).reshape(lines, 4),
+        ladder_step=lambda step: steps[:, step],
         output_tokens=np.array(output or [16] * lines, dtype=np.uint32),
     ).tolist()
 
@@ -131,3 +134,50 @@ def test_shards_cover_the_order_without_a_gap(lines: list[tuple[int, int]], line
         assert stop - start == 1 or sum(sizes[start:stop]) <= bytes_max
         position = stop
     assert position == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "most"), [(0, 512), (1_000, 512), (262_144, 512), (262_145, 513), (1_000_000, 1_954), (5_000_000, 2_048)]
+)
+def test_shards_of_a_large_file_are_larger_up_to_a_bound(lines: int, most: int) -> None:
+    assert shard_lines(lines, 512) == most
+
+
+LINES = 100_000
+BYTES_PER_LINE_MAX = 64
+"""What ordering may need at once: a million lines must not cost a server more than this many megabytes."""
+
+BEGINNINGS = {
+    "no two prompts begin alike": np.arange(1, LINES + 1),
+    "all prompts begin alike": np.full(LINES, 7),
+    "two and two begin alike": np.arange(LINES) // 2 + 1,
+    "a thousand groups": np.arange(LINES) % 1_000 + 1,
+    "prompts are short": np.zeros(LINES),
+}
+
+
+@pytest.mark.parametrize("beginnings", list(BEGINNINGS))
+def test_ordering_needs_few_bytes_a_line_whatever_repeats(beginnings: str) -> None:
+    """numpy tells tracemalloc of its arrays; what is given in is not counted."""
+    hashes = np.random.default_rng(1).permutation(BEGINNINGS[beginnings].astype(np.uint64))
+    model, outputs = np.zeros(LINES, np.uint16), np.full(LINES, 8, np.uint32)
+    tracemalloc.start()
+    try:
+        order = execution_order(model=model, ladder_step=lambda _: hashes.copy(), output_tokens=outputs)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(order) == LINES
+    assert peak <= BYTES_PER_LINE_MAX * LINES
+
+
+def test_cutting_needs_few_bytes_a_line() -> None:
+    model, sizes = np.zeros(LINES, np.uint16), np.full(LINES, 512, np.uint32)
+    tracemalloc.start()
+    try:
+        cut = cut_shards(model=model, line_bytes=sizes, lines_max=512, bytes_max=2**25)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cut[-1][1] == LINES
+    assert peak <= 32 * LINES

@@ -95,8 +95,8 @@ def test_lines_of_one_prefix_fit_where_strangers_would_not() -> None:
         (LineSize(301, 50, 1), None, 151),
         (LineSize(300, 0, 1), None, 356),
         (LineSize(300, 50, 4), None, 300),
-        (LineSize(300_000, 50, 1), 2048, 2048),
-        (LineSize(300_000, 50, 3), 2048, 6144),
+        (LineSize(9_000, 50, 1), 2048, 2048),
+        (LineSize(27_000, 50, 3), 2048, 6144),
         (LineSize(0, 0, 0), None, 256),
     ],
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from scheduler.actors.admission import Admission
+from scheduler.actors.disk_room import DiskRoom
 from scheduler.actors.held import HeldShard
 from scheduler.actors.inputs import Inputs
 from scheduler.actors.intake import Intake
@@ -55,7 +56,9 @@ async def bench(world: World) -> AsyncIterator[Bench]:
     terms = Terms()
     measures = Measures(world.registry, settings, inputs, terms)
     admission = Admission(measures, terms, None, going=list)
-    await Intake(world.store, world.registry, settings, inputs, measures, admission, now=time.time).take_in(batch)
+    disk_room = DiskRoom(world.store, world.registry, settings, going=list)
+    intake = Intake(world.store, world.registry, settings, inputs, measures, admission, disk_room, now=time.time)
+    await intake.take_in(batch)
     clock = [100.0]
     ended: list[HeldShard] = []
     leases = Leases(world.store, settings, holder="h", now=time.time, monotonic=lambda: clock[0])

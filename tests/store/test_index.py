@@ -198,6 +198,15 @@ def test_an_index_is_read_again_after_its_memory_was_given_back(tmp_path: Path) 
     assert index.records.tobytes() == before
 
 
+def test_a_column_is_the_field_of_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.index._ROWS_AT_ONCE", 3)
+    build(tmp_path, b"\n".join(request(str(number), content="x" * 300 * number) for number in range(8)))
+    index = LineIndex.open(tmp_path / "blob.index")
+    assert index.column("length").tolist() == index.records["length"].tolist()
+    assert index.column("ladder", 1).tolist() == index.records["ladder"][:, 1].tolist()
+    assert index.column("ladder").tolist() == index.records["ladder"].tolist()
+
+
 def test_lines_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     build(tmp_path, b"\n".join(request(str(number), content="x" * 3000) for number in range(50)))
     index = LineIndex.open(tmp_path / "blob.index")
