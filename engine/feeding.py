@@ -119,12 +119,14 @@ class Feeding:
         self._meters: dict[str, FeedMeter] = {}
         self._loop = FeedMeter()
 
+    def meter(self, engine: str) -> FeedMeter:
+        return self._meters.setdefault(engine, FeedMeter())
+
     def look(self, engines: Iterable[Engine], *, is_wanted: Callable[[Engine], bool], now: float) -> None:
         for engine in engines:
             meters = engine.meters() if isinstance(engine, Metered) else None
             if meters is not None:
-                meter = self._meters.setdefault(engine.name, FeedMeter())
-                meter.add(now, meters, is_wanted=is_wanted(engine))
+                self.meter(engine.name).add(now, meters, is_wanted=is_wanted(engine))
 
     def look_at_loop(self, *, cpu_seconds: float, lines: int, now: float) -> None:
         """CPU time of the event loop so far, and lines that it has dealt with."""

@@ -20,6 +20,7 @@ from server.openai import (
     batch_errors,
     batch_results,
     batches,
+    engines,
     files,
     merged,
     models,
@@ -44,6 +45,7 @@ OPENAI_ROUTERS = (
     retries.router,
     merged.router,
     models.router,
+    engines.router,
     online.router,
 )
 
