@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from scheduler.facts.curve import WorkCurve
 from scheduler.facts.deadlines import lines_left
 from scheduler.facts.pace import Pace, PaceMeter
 from store import Store
@@ -11,7 +12,16 @@ from store.records import BatchRecord, BatchStatus
 
 
 class Pacing:
-    def __init__(self, store: Store, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        curve: Callable[[str], WorkCurve | None] = lambda _batch_id: None,
+    ) -> None:
+        """`curve` tells how a batch's work lies in its lines, where that is known."""
+        self._curve = curve
         self._store = store
         self._now = now
         self._monotonic = monotonic
@@ -39,7 +49,12 @@ class Pacing:
             lines=counts.completed + counts.failed,
             tokens=usage.output_tokens or usage.input_tokens,
         )
-        return meter.pace(lines_left=lines_left(batch), wall_now=self._now())
+        curve = self._curve(batch.id)
+        return meter.pace(
+            lines_left=lines_left(batch),
+            wall_now=self._now(),
+            work=None if curve is None else lambda lines: curve.done(lines - batch.invalid_lines),
+        )
 
 
 def _columns(pace: Pace | None) -> tuple[float | None, float | None, int | None]:

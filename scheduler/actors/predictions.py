@@ -13,7 +13,7 @@ import numpy as np
 from engine.protocol import EngineResult
 from scheduler import metrics
 from scheduler.actors.held import HeldShard, Line
-from scheduler.actors.inputs import BatchInput
+from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.actors.slicing import Slice
 from scheduler.facts import lengths
 from scheduler.facts.curve import WorkCurve, curve_of
@@ -144,11 +144,12 @@ class Predictions:
             return ended >= CURVE_LINES_MIN
         return ended >= CURVE_GROWTH * max(found[0], CURVE_LINES_MIN)
 
-    async def look(self, batch: BatchRecord, source: BatchInput) -> None:
+    async def look(self, batch: BatchRecord, inputs: Inputs) -> None:
         ended = batch.counts.completed + batch.counts.failed
         known = self._book.all_known()
         own = self._book.known(0, batch.id)
         try:
+            source = await inputs.open(batch)
             curve = await asyncio.to_thread(self.expect, batch, source, known, own)
         except StoreError:  # whoever needs the file says what is wrong with it
             curve = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 WINDOW_SECONDS = 60.0
@@ -36,8 +37,9 @@ class PaceMeter:
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW_SECONDS:
             self._samples.popleft()
 
-    def pace(self, *, lines_left: int, wall_now: float) -> Pace | None:
-        """None while too little is known. `wall_now` is the wall clock's idea of the newest sample's time."""
+    def pace(self, *, lines_left: int, wall_now: float, work: Callable[[int], float] | None = None) -> Pace | None:
+        """None while too little is known. `wall_now` is the wall clock's idea of the newest sample's time. `work` tells
+        the share of all work that so many lines are, where that is known: long lines run first."""
         if not self._samples:
             return None
         (first_at, first_lines, first_tokens), (last_at, lines, tokens) = self._samples[0], self._samples[-1]
@@ -45,5 +47,8 @@ class PaceMeter:
         if span < SPAN_SECONDS_MIN:
             return None
         lines_per_s, tokens_per_s = (lines - first_lines) / span, max(0, tokens - first_tokens) / span
-        eta_at = math.ceil(wall_now + lines_left / lines_per_s) if lines_per_s > 0 else None
+        seconds_left = lines_left / lines_per_s if lines_per_s > 0 else None
+        if work is not None and (done := work(lines) - work(first_lines)) > 0:
+            seconds_left = (1.0 - work(lines)) * span / done
+        eta_at = None if seconds_left is None else math.ceil(wall_now + seconds_left)
         return Pace(round(lines_per_s, 3), round(tokens_per_s, 1), eta_at)

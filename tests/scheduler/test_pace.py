@@ -26,6 +26,16 @@ def test_the_rate_is_that_of_the_window_and_the_end_follows_from_it() -> None:
     assert meter.pace(lines_left=200, wall_now=1000.0) == Pace(10.0, 160.0, 1020)
 
 
+def test_the_end_follows_from_the_work_that_is_left_where_long_lines_ran_first() -> None:
+    meter = metered((0, 0, 0), (10, 100, 1600))
+    shares = {0: 0.0, 100: 0.75, 200: 1.0}
+    pace = meter.pace(lines_left=100, wall_now=1000.0, work=shares.__getitem__)
+    assert pace == Pace(10.0, 160.0, 1004)
+    assert metered((0, 100, 0), (10, 100, 0)).pace(lines_left=100, wall_now=0.0, work=shares.__getitem__) == Pace(
+        0.0, 0.0, None
+    )
+
+
 def test_what_lies_before_the_window_does_not_count() -> None:
     meter = metered(
         *((float(at), 100 * at, 0) for at in range(100)), *((100.0 + at, 9_900 + at, 0) for at in range(70))
