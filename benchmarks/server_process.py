@@ -131,6 +131,12 @@ class ChildProcess:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL to all of its session, as when the machine loses its power; `start` begins anew."""
+        process = self._running()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -174,9 +180,13 @@ class ServerProcess(ChildProcess):
         )
 
     @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
     def url(self) -> str:
         """What an OpenAI client takes as `base_url`."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"{self.root}/v1"
 
     @property
     def data_folder(self) -> Path:

@@ -77,9 +77,7 @@ async def test_whatever_is_not_a_plain_chat_is_simulated_at_once() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     embedding = EngineRequest("r", EMBED, EMBEDDINGS, b'{"model": "any", "input": ["a", "b"]}')
-    answered, embedded = await asyncio.gather(
-        engine.generate(chat(response_format=wanted)), engine.generate(embedding)
-    )
+    answered, embedded = await asyncio.gather(engine.generate(chat(response_format=wanted)), engine.generate(embedding))
     assert "a" in json.loads(fields_of(answered)["choices"][0]["message"]["content"])
     assert [len(one["embedding"]) for one in fields_of(embedded)["data"]] == [384, 384]
 

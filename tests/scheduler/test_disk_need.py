@@ -56,11 +56,13 @@ def test_answers_are_forecast_from_their_limits_and_scores_from_their_documents(
 
 
 def test_what_certainly_does_not_fit_is_refused_with_the_arithmetic() -> None:
-    assert judged(embeddings(1_000_000, dimensions=384), free=6 * GIB) == (
-        "disk_too_small",
+    said = judged(embeddings(1_000_000, dimensions=384), free=6 * GIB)
+    assert said is not None
+    assert said[0] == "disk_too_small"
+    assert said[1] == (
         "The results need at least 9.3 GiB of disk (1,000,000 embeddings of 384 numbers, some 7.9 KiB each as JSON; "
         "twice, since the output file is made of what was recorded), and 5 GiB of the disk are free above the reserve. "
-        "Delete files, enlarge the disk, or send fewer lines at once.",
+        "Delete files, enlarge the disk, or send fewer lines at once."
     )
 
 
