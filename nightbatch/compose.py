@@ -133,6 +133,7 @@ def scheduler_settings(config: Config) -> SchedulerSettings:
         inflight_requests_multiple=section.inflight_requests_multiple,
         inflight_tokens_multiple=section.inflight_tokens_multiple,
         slice_sub_requests_max=section.slice_sub_requests_max,
+        predict_lengths=section.predict_lengths,
         output_tokens_assumed=section.output_tokens_assumed,
         answer_attempts_max=section.answer_attempts_max,
         intakes_max=section.intakes_max,

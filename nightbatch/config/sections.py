@@ -110,6 +110,9 @@ class SchedulerSection(Section):
         1.0, gt=0, le=100, description="KV tokens in flight, times what an engine holds"
     )
     slice_sub_requests_max: int = Field(64, ge=1, description="a line of more inputs is sent in slices of so many")
+    predict_lengths: bool = Field(
+        True, description="count what lines should need, as former answers tell, and not the most that they may"
+    )
     output_tokens_assumed: int = Field(256, ge=1, description="counted for a request that sets no limit of its own")
     answer_attempts_max: int = Field(4, ge=1, description="times a line is sent while its engine answers 5xx")
     intakes_max: int = Field(2, ge=1, description="batches validated at once")
