@@ -69,9 +69,11 @@ class EngineClock:
         path = [str(self._plugin), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return {FOLDER_VARIABLE: str(self._records), "PYTHONPATH": os.pathsep.join(path)}
 
-    def window(self, *, requests: int) -> Window:
-        """Once the child has ended or is idle. Anything but `requests` finishes is no measurement of this file."""
-        finishes = read(sorted(self._records.glob("*.jsonl")))
+    def window(self, *, requests: int, since: float = 0.0) -> Window:
+        """Once the child has ended or is idle. Anything but `requests` finishes is no measurement of this file; what
+        began before `since` was no part of it."""
+        found = read(sorted(self._records.glob("*.jsonl")))
+        finishes = [one for one in found if one.began_at >= since]
         if len(finishes) != requests:
             raise CouldNotMeasure(
                 f"the engine finished {len(finishes)} requests, the input has {requests} lines: "
