@@ -49,6 +49,8 @@ def summary(batch: Batch, run_seconds: float | None = None) -> str:
     text = f"{batch.id} {batch.status}"
     if counts := batch.request_counts:
         text += f": {counts.completed:,} of {counts.total:,} lines succeeded"
+        if reused := getattr(batch, "reused_requests", 0):
+            text += f" ({reused:,} of them reused)"
         if counts.failed:
             text += f", {counts.failed:,} failed"
     taken = run_seconds if run_seconds is not None else ran_seconds(batch)

@@ -48,6 +48,8 @@ def status(
     client = connect(url, api_key)
     if explain and batch_id is not None:
         _explain(client.schedule(batch_id), as_json=as_json)
+        if not as_json:
+            tabulator().print(Group(*_engines(client)))
         return
     if as_json:
         if watch:
@@ -106,9 +108,22 @@ def _view(client: Client, batch_id: str | None, limit: int, screen: Console) -> 
     from nightbatch.following import TERMINAL
 
     if batch_id is None:
-        return overview(client.batches(limit), screen, now=time.time()), False
-    batch = client.batch(batch_id)
-    return details(batch, now=time.time()), batch.status in TERMINAL
+        view, ended = overview(client.batches(limit), screen, now=time.time()), False
+    else:
+        batch = client.batch(batch_id)
+        view, ended = details(batch, now=time.time()), batch.status in TERMINAL
+    return (view, ended) if ended else (Group(view, *_engines(client)), ended)
+
+
+def _engines(client: Client) -> list[RenderableType]:
+    """How the engines are fed, below the table: what is slow is often not the batch."""
+    from nightbatch.feeding import sentences, warnings
+
+    found = client.engines()
+    if found is None:
+        return []
+    told = [Text(text, style="dim") for text in sentences(found)]
+    return [*told, *(Text(text, style="yellow") for text in warnings(found))]
 
 
 def overview(batches: list[Batch], screen: Console, *, now: float) -> RenderableType:
@@ -153,6 +168,7 @@ def details(batch: Batch, *, now: float) -> Table:
     from nightbatch.outcome import refusals
 
     failed = batch.request_counts.failed if batch.request_counts else 0
+    reused = getattr(batch, "reused_requests", 0)
     rows: list[tuple[str, str | None]] = [
         ("batch", batch.id),
         ("status", batch.status),
@@ -167,6 +183,7 @@ def details(batch: Batch, *, now: float) -> Table:
             "failed",
             f"{failed:,}" if failed else None,
         ),
+        ("reused", f"{reused:,} had the answer of an identical line" if reused else None),
         ("tokens", f"{batch.usage.input_tokens:,} in, {batch.usage.output_tokens:,} out" if batch.usage else None),
         *quality.rows(batch),
         ("created", moment(batch.created_at, now)),

@@ -46,6 +46,13 @@ def submit(
             help="What broken lines do: `fail` the batch, or be its errors (`report`). Default: the server's."
         ),
     ] = None,
+    reuse: Annotated[
+        str | None,
+        typer.Option(
+            help="Run lines that ask the same, and would get the same answer, once: within the `batch`, across the "
+            "`server`'s batches, or not (`off`). Default: the server's."
+        ),
+    ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE kept with the batch; repeatable.")] = None,
     dry_run: Annotated[
         int | None,
@@ -62,7 +69,7 @@ def submit(
     server, 3 the batch failed as a whole.
     """
     pairs = _metadata(metadata or [])
-    extra = _extra(by, on_invalid_line)
+    extra = _extra(by, on_invalid_line, reuse)
     endpoint = endpoint or first_url(file)
     client = connect(url, api_key)
     screen = console()
@@ -127,12 +134,14 @@ def _metadata(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _extra(by: str | None, on_invalid_line: str | None) -> dict[str, object]:
+def _extra(by: str | None, on_invalid_line: str | None, reuse: str | None) -> dict[str, object]:
     extra: dict[str, object] = {}
     if by is not None:
         extra["deadline_at"] = deadline(by)
     if on_invalid_line is not None:
         extra["on_invalid_line"] = on_invalid_line
+    if reuse is not None:
+        extra["reuse"] = reuse
     return extra
 
 

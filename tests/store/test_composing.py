@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,13 @@ async def test_lines_come_out_in_input_order_each_in_its_file(tmp_path: Path) ->
     assert composed.counts == RequestCounts(total=6, completed=4, failed=2)
     assert composed.usage == TokenUsage(5, 0, 5)
     assert len(left_behind(tmp_path)) == 2
+
+
+async def test_of_reused_answers_those_of_results_that_count_are_counted(tmp_path: Path) -> None:
+    first = [replace(result(0, "a"), reused=True), result(1, "b")]
+    second = [replace(result(1, "later"), reused=True), replace(result(2, "c"), reused=True)]
+    composed = await compose(write(tmp_path, [first], [second]), 4, expired, Blobs(tmp_path))
+    assert composed.counts == RequestCounts(total=4, completed=3, failed=1, reused=2)
 
 
 async def test_the_result_of_the_lowest_generation_counts_and_only_its_tokens(tmp_path: Path) -> None:

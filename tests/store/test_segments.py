@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_a_segment_gives_back_what_was_appended(tmp_path: Path) -> None:
     assert found.succeeded.tolist() == [True, False, True]
     assert (found.parts, found.completed, found.failed) == (2, 2, 1)
     assert found.usage_total == TokenUsage(12, 0, 24)
+
+
+def test_a_segment_says_which_results_are_the_answers_of_others(tmp_path: Path) -> None:
+    write(tmp_path / "s", [result(0), replace(result(1), reused=True)], [replace(result(2), reused=True)])
+    found = scan(tmp_path / "s")
+    assert (found.is_reused.tolist(), found.reused, found.completed) == ([False, True, True], 2, 3)
 
 
 def test_each_line_is_followed_by_its_newline(tmp_path: Path) -> None:
