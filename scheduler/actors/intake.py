@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,8 @@ from scheduler.actors.disk_room import DiskRoom
 from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.actors.invalid_lines import write_error_file, write_results
 from scheduler.actors.measures import Measures
+from scheduler.actors.predictions import order_lengths
+from scheduler.facts.lengths import Known
 from scheduler.facts.result_files import result_file
 from scheduler.policy.admission import Remark, as_warnings
 from scheduler.policy.disk_need import REFUSED_CODE
@@ -49,8 +52,9 @@ class Intake:
         *,
         now: Callable[[], float],
         on_ended: Callable[[], None] = lambda: None,
+        known: Callable[[], Mapping[int, Known]] = dict,
     ) -> None:
-        """`on_ended` is called when a batch has failed here."""
+        """`on_ended` is called when a batch has failed here. `known` tells how long answers are, by template."""
         self._store = store
         self._registry = registry
         self._settings = settings
@@ -60,6 +64,7 @@ class Intake:
         self._disk_room = disk_room
         self._now = now
         self._on_ended = on_ended
+        self._known = known
 
     async def take_in(self, batch: BatchRecord) -> None:
         source = await self._inputs.open(batch)
@@ -79,7 +84,7 @@ class Intake:
         if need is not None and need.code == REFUSED_CODE:
             await self._turn_away(batch, need, "input_file_id")
             return
-        shards, invalid_lines = await pace.run(self._order, batch, source, problems)
+        shards, invalid_lines = await pace.run(self._order, batch, source, problems, self._known())
         reach("intake.ordered")
         total = source.index.count
         admitted = await self._store.work.admit(
@@ -166,7 +171,9 @@ class Intake:
             one_model=limits.one_model,
         )
 
-    def _order(self, batch: BatchRecord, source: BatchInput, problems: Problems) -> tuple[list[NewShard], int]:
+    def _order(
+        self, batch: BatchRecord, source: BatchInput, problems: Problems, known: Mapping[int, Known]
+    ) -> tuple[list[NewShard], int]:
         """Write the results of broken lines and the execution order of the others, and cut it. Two names of one pinned
         model are one model here."""
         invalid_lines = 0
@@ -187,11 +194,11 @@ class Intake:
 
         model = _renumbered(column("model"), numbers)
         if self._settings.packing is Packing.PREFIX:
-            order = execution_order(
-                model=model,
-                ladder_step=lambda step: column("ladder", step),
-                output_tokens=column("output_tokens"),
-            )
+            ordered = partial(execution_order, model=model, ladder_step=lambda step: column("ladder", step))
+            order = ordered(output_tokens=column("output_tokens"))
+            expected = order_lengths(batch, index.models, column, order, known)
+            if expected is not None:
+                order = ordered(output_tokens=expected)
         else:
             order = file_order(model=model)
         write_order(source.order_path, order if valid is None else valid[order], lines=index.count)

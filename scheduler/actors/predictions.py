@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -128,6 +129,8 @@ class Predictions:
 
     def known(self) -> Mapping[int, Known]:
         """Of templates, for work on a thread."""
+        if not self._settings.predict_lengths:
+            return {}
         return self._book.all_known()
 
     # --- what a batch needs
@@ -165,7 +168,8 @@ class Predictions:
             if not len(places):
                 break
             records = source.index.records[places]
-            templates = _templates(batch, source, records)
+            source.index.release_memory()
+            templates = _templates(batch, source.index.models, partial(_field, records), len(records))
             if own is not None:
                 known = {**known, _OWN: own}
                 templates = np.where(templates == 0, np.uint64(_OWN), templates)
@@ -182,31 +186,46 @@ class Predictions:
         return curve_of(np.concatenate(pieces)) if pieces else None
 
 
+def _field(records: Array, name: str, place: int | None) -> Array:
+    field: Array = records[name] if place is None else records[name][:, place]
+    return field
+
+
 _OWN = 1
 """Stands for the batch itself among its templates: no hash of a prefix is that small."""
 
 
 def order_lengths(
-    batch: BatchRecord, source: BatchInput, records: Array, order: Array, known: Mapping[int, Known]
+    batch: BatchRecord,
+    models: Sequence[str],
+    column: Callable[[str, int | None], Array],
+    order: Array,
+    known: Mapping[int, Known],
 ) -> Array | None:
-    """The expected output of each line of `records`, whose groups stand together in `order`; None where nothing more
-    than their limits is known."""
+    """What each sequence of each line should generate; None where nothing more than limits is known.
+
+    `models` are the names that lines use, `column` gives a field of all lines, and in `order` lines that begin alike
+    stand together. Blocking.
+    """
     if not known:
         return None
-    in_order = records[order]
-    outputs = expected_outputs(_templates(batch, source, in_order), known, limits=in_order["output_tokens"])
-    found = np.ceil(outputs).astype(np.int64)
-    if np.array_equal(found, in_order["output_tokens"]):
+    templates = _templates(batch, models, lambda name, place: column(name, place)[order], len(order))
+    limits = column("output_tokens", None)
+    outputs = np.ceil(expected_outputs(templates, known, limits=limits[order])).astype(np.uint32)
+    if np.array_equal(outputs, limits[order]):
         return None
-    lengths_found = np.empty(len(records), dtype=np.int64)
-    lengths_found[order] = found
-    return lengths_found
+    found = np.empty(len(order), dtype=np.uint32)
+    found[order] = outputs
+    return found
 
 
-def _templates(batch: BatchRecord, source: BatchInput, records: Array) -> Array:
-    """Of records in the order in which they run, by the prefixes that they share."""
-    names = [batch.models.get(name) for name in source.index.models]
-    seeds = np.array([0 if pin is None else seed_of(pin.id, pin.revision, batch.endpoint) for pin in names], np.uint64)
-    hashes, _ = shared_prefixes(records["ladder"])
-    templates = templates_of(hashes, 0)
-    return np.where(templates == 0, templates, templates ^ seeds[records["model"]])
+def _templates(
+    batch: BatchRecord, models: Sequence[str], column: Callable[[str, int | None], Array], lines: int
+) -> Array:
+    """Of lines in the order in which they run, by the prefixes that they share."""
+    pins = [batch.models.get(name) for name in models]
+    seeds = [0 if pin is None else seed_of(pin.id, pin.revision, batch.endpoint) for pin in pins]
+    hashes, _ = shared_prefixes(lambda step: column("ladder", step), lines)
+    if not hashes.any():
+        return hashes
+    return templates_of(hashes, np.array(seeds, dtype=np.uint64)[column("model", None)])

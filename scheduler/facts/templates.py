@@ -3,6 +3,7 @@ instructions and the schema that its body asks by."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -22,13 +23,13 @@ def seed_of(model: str, revision: str, endpoint: str) -> int:
     return xxhash.xxh3_64_intdigest("\0".join((model, revision, endpoint)).encode())
 
 
-def shared_prefixes(ladder: Array) -> tuple[Array, Array]:
+def shared_prefixes(ladder_step: Callable[[int], Array], lines: int) -> tuple[Array, Array]:
     """The hash and the length in bytes of the longest known prefix that each line shares with the one before or behind
-    it; zeros where there is none. `ladder` has a row per line, in the order in which they run."""
-    lines = len(ladder)
-    hashes, sizes = np.zeros(lines, dtype=np.uint64), np.zeros(lines, dtype=np.int64)
+    it; zeros where there is none. `ladder_step` gives the hashes of one step of all lines, in the order in which they
+    run."""
+    hashes, sizes = np.zeros(lines, dtype=np.uint64), np.zeros(lines, dtype=np.uint32)
     for step, size in enumerate(LADDER_BYTES):
-        column = ladder[:, step]
+        column = ladder_step(step)
         same = (column[1:] == column[:-1]) & (column[1:] != 0)
         shared = np.zeros(lines, dtype=np.bool_)
         shared[1:] |= same
@@ -40,10 +41,10 @@ def shared_prefixes(ladder: Array) -> tuple[Array, Array]:
     return hashes, sizes
 
 
-def templates_of(prefixes: Array, seed: int) -> Array:
-    """The templates of lines by their shared prefixes; 0 where they share none."""
-    seeded = prefixes ^ np.uint64(seed)
-    return np.where(prefixes == 0, np.uint64(0), seeded)
+def templates_of(prefixes: Array, seeds: Array) -> Array:
+    """The templates of lines by their shared prefixes, 0 where they share none; `seeds` is one for each line."""
+    templates: Array = np.where(prefixes == 0, np.uint64(0), prefixes ^ seeds)
+    return templates
 
 
 class _Message(msgspec.Struct):

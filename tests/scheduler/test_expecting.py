@@ -30,14 +30,15 @@ LADDER = np.array(
 
 
 def test_lines_belong_to_the_longest_prefix_that_a_neighbour_shares() -> None:
-    hashes, sizes = shared_prefixes(LADDER)
+    hashes, sizes = shared_prefixes(lambda step: LADDER[:, step], len(LADDER))
     assert hashes.tolist() == [10, 10, 1, 0, 0, 0, 13, 13]
     assert sizes.tolist() == [1024, 1024, 256, 0, 0, 0, 1024, 1024]
 
 
 def test_templates_differ_by_model_and_lines_that_share_nothing_have_none() -> None:
-    hashes, _ = shared_prefixes(LADDER)
-    one, other = (templates_of(hashes, seed_of(model, "r", "/v1/completions")) for model in ("a", "b"))
+    hashes, _ = shared_prefixes(lambda step: LADDER[:, step], len(LADDER))
+    seeds = [np.uint64(seed_of(model, "r", "/v1/completions")) for model in ("a", "b")]
+    one, other = (templates_of(hashes, seed) for seed in seeds)
     assert one[0] == one[1] != one[2]
     assert one[3] == 0
     assert not set(one[one > 0].tolist()) & set(other.tolist())
