@@ -149,6 +149,20 @@ class Client:
         found: dict[str, Any] = answer.json()
         return found
 
+    def engines(self) -> dict[str, Any] | None:
+        """How the engines are fed. A route of Nightbatch's own: None from a server that does not know it."""
+        try:
+            with self._plain_errors():
+                answer = self.openai.get("/engines", cast_to=httpx2.Response)
+            found: dict[str, Any] = answer.json()
+        except ClientError as error:
+            if error.unreachable or error.status_code in (401, 403):
+                raise
+            return None
+        except ValueError:  # whatever answers there, it is no Nightbatch
+            return None
+        return found if isinstance(found, dict) and "server" in found else None
+
     def retry_plan(self, batch_id: str, asked: Mapping[str, object]) -> dict[str, Any]:
         """What a retry would run. A route of Nightbatch's own, as the next two."""
         answer = self._own(batch_id, "retry", {**asked, "dry_run": True}, httpx2.Response)
