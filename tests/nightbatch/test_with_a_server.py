@@ -53,6 +53,14 @@ def test_submit_and_wait_ends_with_the_results_on_disk(server: ServerProcess, tm
     assert json.loads(run(server, "status", batch_id, "--json").stdout)["metadata"] == {"team": "a=b"}
 
 
+def test_lines_that_ask_the_same_run_once_when_asked_for(server: ServerProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, [chat_line(f"c{number}", "hello", temperature=0) for number in range(30)])
+    done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path), "--reuse", "batch")
+    assert done.returncode == exits.OK, done.stderr
+    assert "completed: 30 of 30 lines succeeded (29 of them reused)" in done.stdout
+    assert "29 had the answer of an identical line" in run(server, "status", done.stdout.split()[0]).stdout
+
+
 def test_a_batch_with_a_failed_line_exits_with_1_and_has_both_files(server: ServerProcess, tmp_path: Path) -> None:
     source = written(tmp_path, [chat_line("good", "hello"), chat_line("bad", "far too long " * 5_000)])
     done = run(server, "submit", str(source), "--wait", "--output", str(tmp_path))
