@@ -21,6 +21,7 @@ from store.asked import AskedReader
 from store.blobs import StoredBlob
 from store.composing import Composed, compose
 from store.ended import EndedResults
+from store.kept_answers import KeptAnswers
 from store.markers import reach
 from store.pacing import Pace
 from store.quality import Quality, quality_of
@@ -220,8 +221,8 @@ class Finalizer:
             return
         reach("finalize.committed")
         self._ended(batch, ending.to)
-        folder = self._store.order_path(batch.id).parent
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        kept = self._store.kept.take_away(batch.id)
+        await asyncio.to_thread(_clear, self._store.order_path(batch.id).parent, kept)
 
     def _file(self, batch: BatchRecord, blob: StoredBlob | None, kind: str, now: int) -> FileRecord | None:
         if blob is None:
@@ -249,6 +250,13 @@ class Finalizer:
         free = self._store.disk.free_bytes()
         if free < needed:
             raise DiskFull(f"The results need {needed:,} bytes of disk, but {free:,} are free")
+
+
+def _clear(folder: Path, kept: KeptAnswers | None) -> None:
+    """Take away what was there for a batch that has ended."""
+    if kept is not None:
+        kept.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shown(error: Exception) -> LineError:

@@ -30,6 +30,7 @@ class Reaper:
             self._expired_uploads,
             self._orphan_blobs,
             self._orphan_folders,
+            self._kept_answers,
         ):
             try:
                 await step()
@@ -76,6 +77,11 @@ class Reaper:
             if name not in active:
                 await asyncio.to_thread(shutil.rmtree, work / name, ignore_errors=True)
                 log.info("work folder of an ended batch deleted", extra={"batch": name})
+
+    async def _kept_answers(self) -> None:
+        forgotten = await asyncio.to_thread(self._store.kept.trim)
+        if forgotten:
+            log.info("%d kept answers were not used for long and were forgotten", forgotten)
 
 
 def _names(folder: Path) -> list[str]:

@@ -45,19 +45,23 @@ def crashed(deaths: int) -> LineError:
     )
 
 
-def answered_line(batch_id: str, line_no: int, custom_id: str, *, status_code: int, body: bytes) -> bytes:
-    """A line that got an HTTP answer, 2xx or not; `body` is already JSON and is copied as it is."""
+def answered_line(
+    batch_id: str, line_no: int, custom_id: str, *, status_code: int, body: bytes, reused: bool = False
+) -> bytes:
+    """A line that got an HTTP answer, 2xx or not; `body` is already JSON and is copied as it is. A line whose answer is
+    another's says so, in a field of its own that no client of OpenAI's knows."""
     if b"\n" in body:
         body = body.replace(b"\n", b" ")  # between tokens only: inside a JSON string a newline is always escaped
     batch_req_id, request_id = result_ids(batch_id, line_no)
     return (
-        b'{"id":"batch_req_%b","custom_id":%b,"response":{"status_code":%d,"request_id":"req_%b","body":%b},"error":null}'
+        b'{"id":"batch_req_%b","custom_id":%b,"response":{"status_code":%d,"request_id":"req_%b","body":%b},"error":null%b}'
         % (
             batch_req_id,
             _json_string(custom_id),
             status_code,
             request_id,
             body,
+            b',"reused":true' if reused else b"",
         )
     )
 

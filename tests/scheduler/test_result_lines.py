@@ -21,6 +21,13 @@ def test_an_answer_stands_under_response_and_error_is_null() -> None:
     assert line["response"]["request_id"].startswith("req_")
 
 
+def test_only_a_line_that_has_the_answer_of_another_says_so() -> None:
+    own = json.loads(result_lines.answered_line("batch_1", 4, "row-1", status_code=200, body=b"{}"))
+    reused = json.loads(result_lines.answered_line("batch_1", 4, "row-1", status_code=200, body=b"{}", reused=True))
+    assert "reused" not in own
+    assert reused == {**own, "reused": True}
+
+
 def test_a_line_without_answer_has_an_error_object() -> None:
     line = json.loads(result_lines.unanswered_line("batch_1", 4, "row-1", result_lines.EXPIRED))
     assert line["response"] is None
