@@ -13,6 +13,10 @@ from engine.vllm.online_first.policy import Mode, Orders, orders_for
 SMALL_STEP_TOKENS = 256
 """What stock vLLM is set to beside online requests: with its default of 2,048 one prompt holds them up for a second."""
 
+LONG_PREFILL_TOKENS = 64
+"""What one prompt takes of such a step beside the feedback cap, as the documents advise: a document of 1,500 tokens
+would have six steps for itself, and an online request that came meanwhile would wait for all of them."""
+
 CEILINGS = ("batch_alone", "batch_alone_256")
 STATIC_CAP = 8
 TIGHT_ITL_FACTOR = 1.25
@@ -31,6 +35,7 @@ class Setting:
     online: bool = True
     beside: Beside = "batch"
     step_tokens: int = 0
+    long_prefill_tokens: int = 0
     is_fcfs: bool = False
     cap: Cap = "none"
 
@@ -43,6 +48,7 @@ class Setting:
         known: dict[str, Plain] = {
             "mode": "fcfs" if self.is_fcfs else self.orders.mode.name.lower(),
             "step_tokens": self.step_tokens or "the engine's",
+            "long_prefill_tokens": self.long_prefill_tokens or "no bound",
             "online": self.online,
             "beside": self.beside,
             "cap": self.cap,
@@ -68,7 +74,13 @@ ARMS: Mapping[str, Setting] = {
         Setting("online_first_tight", TIGHT),
         Setting("priority", STOCK, step_tokens=SMALL_STEP_TOKENS),
         Setting("fcfs", STOCK, step_tokens=SMALL_STEP_TOKENS, is_fcfs=True),
-        Setting("feedback_cap", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="feedback"),
+        Setting(
+            "feedback_cap",
+            STOCK,
+            step_tokens=SMALL_STEP_TOKENS,
+            long_prefill_tokens=LONG_PREFILL_TOKENS,
+            cap="feedback",
+        ),
         Setting("static_cap", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="static"),
         Setting("aimd", STOCK, step_tokens=SMALL_STEP_TOKENS, cap="aimd"),
         Setting("other_engine", OURS, beside="embeddings"),
@@ -83,6 +95,7 @@ filling and emptying an engine takes its time."""
 SHARE_OF: Mapping[str, str] = {"embeddings": "embeddings_alone", "transfers": "transfers_alone"}
 """Where the chat engine's batches are paused: the arm of which the other work's rate is a share."""
 
+OWN = ("step_tokens", "long_prefill_tokens")
 NEEDED = ("online_alone", "batch_alone")
 QUICK = (
     *NEEDED,
@@ -111,17 +124,17 @@ def chosen(names: str, *, quick: bool, changes: Sequence[str] = ()) -> dict[str,
 
 
 def _changed(arms: Mapping[str, Setting], name: str, assignments: str) -> dict[str, Any]:
-    """`step_tokens` is the setting's own, the rest are orders."""
+    """`step_tokens` and `long_prefill_tokens` are the setting's own, the rest are orders."""
     orders = arms.get(name, ARMS["online_first"]).orders
     kinds = {one.name: type(getattr(orders, one.name)) for one in fields(orders)}
     changed: dict[str, Any] = {}
     for assignment in filter(None, assignments.split(",")):
         key, _, value = assignment.partition("=")
         try:
-            if key == "step_tokens":
-                changed["step_tokens"] = int(value)
+            if key in OWN:
+                changed[key] = int(value)
             else:
                 orders = replace(orders, **{key: kinds[key](float(value))})
         except (KeyError, ValueError):
-            raise CouldNotMeasure(f"--orders {name}: {assignment!r}: one of step_tokens, {', '.join(kinds)}") from None
+            raise CouldNotMeasure(f"--orders {name}: {assignment!r}: one of {', '.join((*OWN, *kinds))}") from None
     return {**changed, "orders": orders}

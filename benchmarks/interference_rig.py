@@ -82,7 +82,9 @@ class Rig:
         self.load_cpu_seconds = 0.0
 
     def apply(self, setting: Setting) -> None:
-        step_log.write_knobs(self._folders.chat, Knobs(setting.step_tokens, setting.is_fcfs))
+        step_log.write_knobs(
+            self._folders.chat, Knobs(setting.step_tokens, setting.is_fcfs, setting.long_prefill_tokens)
+        )
         interference_server.tell(self._folders.control, setting)
 
     def inflight(self) -> int:

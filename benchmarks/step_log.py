@@ -19,7 +19,7 @@ FOLDER_VARIABLE = "BENCH_ENGINE_STEPS"
 LOG_NAME = "steps.bin"
 KNOBS_NAME = "knobs.bin"
 RECORD = struct.Struct("<d7I")
-KNOBS = struct.Struct("<2I")
+KNOBS = struct.Struct("<3I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """`step_tokens` 0: what the engine was started with. `is_fcfs`: online requests join the queue as batch ones do."""
+    """`step_tokens` 0: what the engine was started with. `is_fcfs`: online requests join the queue as batch ones do.
+    `long_prefill_tokens`: as vLLM's `--long-prefill-token-threshold`, what one prompt may take of a step; 0: all."""
 
     step_tokens: int = 0
     is_fcfs: bool = False
+    long_prefill_tokens: int = 0
 
 
 def write_knobs(folder: Path, knobs: Knobs) -> None:
@@ -53,7 +55,7 @@ def write_knobs(folder: Path, knobs: Knobs) -> None:
     if not path.exists():
         path.write_bytes(bytes(KNOBS.size))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), KNOBS.size) as memory:
-        memory[:] = KNOBS.pack(knobs.step_tokens, knobs.is_fcfs)
+        memory[:] = KNOBS.pack(*astuple(knobs))
 
 
 def read_steps(folder: Path, *, after: int = 0) -> list[Step]:

@@ -1,4 +1,4 @@
-"""Our scheduler class with a log of its steps and two knobs for baselines. Loaded by name inside vLLM, never here.
+"""Our scheduler class with a log of its steps and three knobs for baselines. Loaded by name inside vLLM, never here.
 
 It stands in for the class that the engine would use anyway, in every arm alike. First come, first served is vLLM's
 priority queue with everybody in one class: it then orders by arrival, for admission and for preemption.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import step_log
-from benchmarks.step_log import KNOBS, Step
+from benchmarks.step_log import KNOBS, Knobs, Step
 from engine.protocol import BATCH_PRIORITY
 from engine.vllm.online_first.scheduler import OnlineFirstAsyncScheduler, OnlineFirstScheduler
 
@@ -23,6 +23,7 @@ class _Measured:
 
     _tokens: int
     max_num_scheduled_tokens: int
+    scheduler_config: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,18 +35,23 @@ class _Measured:
         self._online_ids: set[str] = set()
         self._under_way: dict[int, tuple[float, set[str], int, int]] = {}
 
+    @property
+    def _turned(self) -> Knobs:
+        return Knobs(*KNOBS.unpack(self._knobs))
+
     def add_request(self, request: Any) -> None:
         if request.priority <= 0:
             self._online_ids.add(request.request_id)
-            _, is_fcfs = KNOBS.unpack(self._knobs)
-            if is_fcfs:
+            if self._turned.is_fcfs:
                 request.priority = BATCH_PRIORITY
         super().add_request(request)  # type: ignore[misc]
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        step_tokens, _ = KNOBS.unpack(self._knobs)
-        self._tokens = min(step_tokens or self._step_tokens_start, self._step_tokens_start)
+        turned = self._turned
+        self._tokens = min(turned.step_tokens or self._step_tokens_start, self._step_tokens_start)
         self.max_num_scheduled_tokens = self._tokens
+        if self.scheduler_config.long_prefill_token_threshold != turned.long_prefill_tokens:
+            self.scheduler_config.long_prefill_token_threshold = turned.long_prefill_tokens
         began = time.perf_counter()
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         scheduled = output.num_scheduled_tokens

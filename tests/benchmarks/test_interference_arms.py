@@ -47,17 +47,22 @@ def test_orders_can_be_changed_for_an_arm_or_make_a_new_one() -> None:
     arms = chosen(
         "online_first",
         quick=True,
-        changes=["online_first:itl_factor_max=1.7,beside_min=3", "mine:itl_ms_max=20,step_tokens=512"],
+        changes=[
+            "online_first:itl_factor_max=1.7,beside_min=3",
+            "mine:itl_ms_max=20,step_tokens=512",
+            "feedback_cap:long_prefill_tokens=0",
+        ],
     )
     assert arms["online_first"].orders.itl_factor_max == 1.7
     assert arms["online_first"].orders.beside_min == 3
     assert (arms["mine"].orders.itl_ms_max, arms["mine"].step_tokens, arms["mine"].name) == (20, 512, "mine")
+    assert (arms["feedback_cap"].long_prefill_tokens, arms["feedback_cap"].cap) == (0, "feedback")
     assert arms["mine"].orders.mode is Mode.ONLINE_FIRST
 
 
 @pytest.mark.parametrize("change", ["mine:itl=3", "mine:itl_ms_max=fast", "mine:itl_ms_max"])
 def test_orders_that_do_not_exist_are_named_with_those_that_do(change: str) -> None:
-    with pytest.raises(CouldNotMeasure, match=r"--orders mine: .*: one of step_tokens, mode, is_paused"):
+    with pytest.raises(CouldNotMeasure, match=r"--orders mine: .*: one of step_tokens, long_prefill_tokens, mode"):
         chosen("", quick=True, changes=[change])
 
 

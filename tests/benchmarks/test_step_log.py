@@ -34,9 +34,9 @@ def test_a_window_has_the_steps_that_ended_in_it() -> None:
 def test_knobs_change_under_a_reader_that_has_them_mapped(tmp_path: Path) -> None:
     step_log.write_knobs(tmp_path, Knobs())
     with (tmp_path / step_log.KNOBS_NAME).open("r+b") as file, mmap.mmap(file.fileno(), KNOBS.size) as memory:
-        assert KNOBS.unpack(memory) == (0, 0)
+        assert KNOBS.unpack(memory) == (0, 0, 0)
         step_log.write_knobs(tmp_path, Knobs(256, is_fcfs=True))
-        assert KNOBS.unpack(memory) == (256, 1)
+        assert KNOBS.unpack(memory) == (256, 1, 0)
 
 
 def test_only_chunks_with_text_count_as_tokens() -> None:
