@@ -163,10 +163,10 @@ class Predictions:
     ) -> WorkCurve | None:
         """Blocking. `own` is what is known of the batch as a whole, for lines that share no prefix."""
         pieces = []
-        for start in range(0, source.index.count, LINES_AT_ONCE):
-            places = np.asarray(read_order(source.order_path, start, start + LINES_AT_ONCE), dtype=np.int64)
-            if not len(places):
-                break
+        lines = batch.counts.total - batch.invalid_lines
+        for start in range(0, lines, LINES_AT_ONCE):
+            stop = min(lines, start + LINES_AT_ONCE)
+            places = np.asarray(read_order(source.order_path, start, stop), dtype=np.int64)
             records = source.index.records[places]
             source.index.release_memory()
             templates = _templates(batch, source.index.models, partial(_field, records), len(records))
