@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from store.composing import compose
 from store.live import LiveShard, Place, read_page
 from store.records import Damaged, LineResult, TokenUsage
 from store.segments import SegmentWriter, scan
-from store.sequence import read_ended_page
+from store.sequence import Taken, read_ended_page, write_sequence
 
 SHARD_LINES = 8
 numbers = itertools.count()
@@ -110,3 +112,18 @@ def test_a_sequence_that_does_not_fit_its_files_is_damage(tmp_path: Path) -> Non
     path.write_bytes(b"nonsense1234")
     with pytest.raises(Damaged, match="is no sequence"):
         read_ended_page(path, wrong, wrong, Place(), lines_max=9, bytes_max=999)
+
+
+def test_a_sequence_is_written_in_few_bytes_a_line(tmp_path: Path) -> None:
+    """16 bytes a line lie on the disk; what is in memory at once is little more."""
+    lines = 200_000
+    taken = [Taken(no, np.arange(no * 500, no * 500 + 500, dtype=np.uint32)) for no in range(lines // 500)]
+    succeeded, lengths = np.arange(lines) % 7 > 0, np.full(lines, 600, np.uint32)
+    tracemalloc.start()
+    try:
+        write_sequence(tmp_path / "sequence", taken, succeeded, lengths)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "sequence").stat().st_size > 16 * lines
+    assert peak < 48 * lines
