@@ -49,8 +49,7 @@ class Predictions:
         self._book = LengthBook()
         self._written = 0
         self._curves: dict[str, tuple[int, WorkCurve | None]] = {}
-        self._predicted = metrics.PREDICTED_TOKENS.labels("predicted")
-        self._needed = metrics.PREDICTED_TOKENS.labels("needed")
+        self._predicted = self._needed = 0
         self._seen: dict[tuple[str, int], dict[int, Known | None]] = {}
 
     async def load(self) -> None:
@@ -94,21 +93,21 @@ class Predictions:
             cached_tokens=usage.cached_tokens,
             estimated=cost.prompt_tokens,
         )
-        self._predicted.inc(cost.tokens)
-        self._needed.inc(usage.prompt_tokens + usage.completion_tokens)
+        self._predicted += cost.tokens
+        self._needed += usage.prompt_tokens + usage.completion_tokens
 
     # --- what a line needs
 
     def cost(self, shard: HeldShard) -> None:
         """Let the waiting lines of a shard cost what they should need at their peak, as far as that has changed."""
-        lines = shard.waiting
-        if not lines:
-            return
-        now_known = {line.template: self._book.known(line.template, shard.batch_id) for line in lines}
+        templates = {line.template for line in shard.waiting}
+        now_known = {template: self._book.known(template, shard.batch_id) for template in templates}
         before = self._seen.get((shard.batch_id, shard.shard_no), {})
         changed = {template for template, known in now_known.items() if before.get(template) is not known}
+        if not changed:
+            return
         self._seen[shard.batch_id, shard.shard_no] = now_known
-        for line in lines:
+        for line in shard.waiting:
             if line.template in changed and not isinstance(line, Slice):
                 line.most = line.most or line.cost
                 line.cost = peak_cost(line.most, now_known[line.template], output_limit=line.output_limit)
@@ -126,6 +125,9 @@ class Predictions:
         for batch_id in self._curves.keys() - running:
             del self._curves[batch_id]
         metrics.TEMPLATES_KNOWN.set(len(self._book))
+        metrics.PREDICTED_TOKENS.labels("predicted").inc(self._predicted)
+        metrics.PREDICTED_TOKENS.labels("needed").inc(self._needed)
+        self._predicted = self._needed = 0
 
     def known(self) -> Mapping[int, Known]:
         """Of templates, for work on a thread."""

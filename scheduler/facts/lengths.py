@@ -72,11 +72,8 @@ class Lengths:
         self._known: Known | None = None
         self._known_of = 0
 
-    def add(
-        self, output_tokens: int, *, at_limit: bool, prompt_tokens: int, cached_tokens: int, estimated: int
-    ) -> None:
+    def add(self, output_tokens: int, bucket: int, *, prompt_tokens: int, cached_tokens: int, estimated: int) -> None:
         sums = self.sums
-        bucket = BEYOND if at_limit else bucket_of(output_tokens)
         sums.buckets[bucket] = sums.buckets.get(bucket, 0) + 1
         sums.answers += 1
         sums.output_tokens += output_tokens
@@ -157,10 +154,11 @@ class LengthBook:
         estimated: int = 0,
     ) -> None:
         self.answers += 1
+        bucket = BEYOND if at_limit else bucket_of(output_tokens)
         for lengths in self._of(template, batch_id):
             lengths.add(
                 output_tokens,
-                at_limit=at_limit,
+                bucket,
                 prompt_tokens=prompt_tokens,
                 cached_tokens=cached_tokens,
                 estimated=estimated,
