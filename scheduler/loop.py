@@ -11,8 +11,10 @@ from engine.registry import Registry
 from engine.slo import Slo
 from scheduler import metrics
 from scheduler.actors.admission import Admission
+from scheduler.actors.disk_room import DiskRoom
 from scheduler.actors.dispatcher import Dispatcher
 from scheduler.actors.explainer import Explainer
+from scheduler.actors.feeds import Feeds
 from scheduler.actors.finalizer import Finalizer
 from scheduler.actors.held import HeldShard
 from scheduler.actors.inputs import Inputs
@@ -24,6 +26,7 @@ from scheduler.actors.life import EngineLife
 from scheduler.actors.measures import Measures
 from scheduler.actors.notifier import Notifier, Target
 from scheduler.actors.pacing import Pacing
+from scheduler.actors.predictions import Predictions
 from scheduler.actors.reaper import Reaper
 from scheduler.actors.recorder import Recorder
 from scheduler.actors.signal import Signal
@@ -87,14 +90,21 @@ class Scheduler:
             settings.shards_open_max, settings.waiting_multiple, settings.waiting_lines_min, settings.waiting_seconds
         )
         self._inputs = Inputs(store)
-        self._measures = Measures(registry, settings, self._inputs, self._terms)
+        self._predictions = Predictions(store.folder, settings)
+        self._measures = Measures(registry, settings, self._inputs, self._terms, curve=self._predictions.curve)
         self._watch = Watch(store, registry, settings, self._measures, self._terms)
         self._recorder = Recorder(
             store, settings, monotonic=monotonic, on_ended=self._shard_ended, on_blocked=self._shard_blocked
         )
         self._dispatcher = Dispatcher(
-            registry, settings, record=self._recorder.record, on_low=self.wake, monotonic=monotonic
+            registry,
+            settings,
+            record=self._recorder.record,
+            on_low=self.wake,
+            monotonic=monotonic,
+            predictions=self._predictions if settings.predict_lengths else None,
         )
+        self._feeds = Feeds(registry, monotonic=monotonic)
         self.throttle = Throttle(
             registry,
             self._dispatcher,
@@ -109,9 +119,9 @@ class Scheduler:
             on_disk_full=self._pause_for_disk,
             on_end=self.wake,
         )
-        leases = Leases(store, settings, holder=holder, now=now, monotonic=monotonic)
+        self._leases = Leases(store, settings, holder=holder, now=now, monotonic=monotonic)
         self._keeper = Keeper(
-            registry, settings, self._inputs, leases, self._dispatcher, self._recorder, self._jobs, wake=self.wake
+            registry, settings, self._inputs, self._leases, self._dispatcher, self._recorder, self._jobs, wake=self.wake
         )
         self._life = EngineLife(
             registry, lives, now=now, start_seconds=start_seconds, look_seconds=settings.life_look_seconds
@@ -125,13 +135,23 @@ class Scheduler:
         )
         self._news = asyncio.Event()
         tell = self._news.set if targets else lambda: None
+        self._disk_room = DiskRoom(store, registry, settings, going=lambda: list(self._batches.values()))
         self._intake = Intake(
-            store, registry, settings, self._inputs, self._measures, admission, now=now, on_ended=tell
+            store,
+            registry,
+            settings,
+            self._inputs,
+            self._measures,
+            admission,
+            self._disk_room,
+            now=now,
+            on_ended=tell,
+            known=self._predictions.known,
         )
         self._finalizer = Finalizer(store, settings, self._inputs, now=now, on_ended=tell)
         self._reaper = Reaper(store, settings, now=now)
         self._notifier = Notifier(store, targets, now=now)
-        self._pacing = Pacing(store, now=now, monotonic=monotonic)
+        self._pacing = Pacing(store, now=now, monotonic=monotonic, curve=self._predictions.curve)
         self._explainer = Explainer(store, registry, pressures=self.throttle.views)
         self._looked: tuple[Snapshot, Plan] | None = None
         self._batches: dict[str, BatchRecord] = {}
@@ -160,6 +180,7 @@ class Scheduler:
             if settings.sole_scheduler:
                 await self._store.work.reclaim(now=FOREVER_AT)
             await self._watch.measure_disk()
+            await self._predictions.load()
             await self._notifier.start()
             loops = [
                 asyncio.create_task(self._tick_forever(), name="tick"),
@@ -173,6 +194,7 @@ class Scheduler:
                     repeat(settings.notify_seconds, self._notifier.look, at_once=True, asked=self._news), name="notify"
                 ),
                 asyncio.create_task(repeat(settings.reap_seconds, self._notifier.forget), name="forget events"),
+                asyncio.create_task(repeat(settings.reap_seconds, self._predictions.save), name="save lengths"),
             ]
             if self._signal is not None:
                 looking = repeat(self._signal.every_seconds, self._look_outside, at_once=True)
@@ -203,6 +225,7 @@ class Scheduler:
         await self._dispatcher.drain(0)
         await self._keeper.close()
         await self._recorder.close()
+        await self._predictions.save()
         self._ended.set()
 
     async def _tick_forever(self) -> None:
@@ -253,7 +276,7 @@ class Scheduler:
             served=served,
         )
         planned = plan(snapshot, self._limits)
-        self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits))
+        self._dispatcher.rank(planned.ranking, wanted_lines(snapshot, self._limits), planned.hurried)
         for batch_id, shard_no in planned.returns:
             self._keeper.give_back(batch_id, shard_no)
         for record in planned.leases:
@@ -314,6 +337,7 @@ class Scheduler:
 
     def _shard_ended(self, shard: HeldShard) -> None:
         self._watch.block(shard, None)
+        self._disk_room.learn(shard)
         self._keeper.ended(shard, self._batches.get(shard.batch_id))
 
     def _shard_blocked(self, shard: HeldShard, reason: str | None) -> None:
@@ -336,16 +360,30 @@ class Scheduler:
 
     async def _report(self) -> None:
         now = self._monotonic()
-        self._measures.count(self._dispatcher.take_ended(), seconds=now - self._counted_at, now=self._now())
+        ended = self._dispatcher.take_ended()
+        self._measures.count(ended, seconds=now - self._counted_at, now=self._now())
+        self._feeds.look(ended)
         await self._measures.look_at_sizes(
             [batch for batch in self._batches.values() if batch.status is BatchStatus.IN_PROGRESS]
         )
         self._counted_at = now
         self._dispatcher.show()
+        self._feeds.show()
+        await self._predict()
         await self._keeper.report()
         await self._pacing.report(list(self._batches.values()))
         await self._explain()
         await self._notifier.report()
+
+    async def _predict(self) -> None:
+        """Count anew what waits, by what has been learnt; look again at one batch of which much has."""
+        if not self._settings.predict_lengths:
+            return
+        self._predictions.keep_up(self._leases.held.values(), self._batches)
+        going = (batch for batch in self._batches.values() if batch.status is BatchStatus.IN_PROGRESS)
+        due = next((batch for batch in going if self._predictions.is_due(batch)), None)
+        if due is not None:
+            await self._predictions.look(due, self._inputs)
 
     async def _explain(self) -> None:
         if self._looked is None:

@@ -6,12 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.protocol import Engine, EngineLimits, ModelKind
 from scheduler import metrics
 from scheduler.actors.gate import Gate
 from scheduler.actors.held import Line
 from scheduler.policy.duty import call_requests
+from scheduler.policy.kv_share import KvShare
 from scheduler.policy.packer import Budget, Inflight, budget_of
 from scheduler.policy.taking_back import Credit, Flying, to_take_back
 from scheduler.settings import SchedulerSettings
@@ -35,8 +37,7 @@ class Isolation:
         return not self.running and not self.groups
 
 
-@dataclass(frozen=True, slots=True)
-class Departure:
+class Departure(NamedTuple):
     """A line that went, and until when its prompt is probably read."""
 
     line: Line
@@ -50,6 +51,7 @@ class Desk:
         self.inflight = Inflight()
         self.gate = Gate()
         self.credit = Credit()
+        self.kv = KvShare()
         self.tasks: dict[asyncio.Task[None], Departure] = {}
         self.isolation: Isolation | None = None
         self.rest_until = 0.0
@@ -59,22 +61,38 @@ class Desk:
         self._read_at = 0.0
         self._refusals = 0
         self._limits: EngineLimits | None = None
+        self._step_ms = 0.0
+        self._incarnation = 0
         self._budget = Budget(1, None)
         self._by_incarnation: dict[int, int] = {}
         self._died: dict[int, list[Line]] = {}
         self._requests_gauge = metrics.INFLIGHT_REQUESTS.labels(engine.name)
         self._tokens_gauge = metrics.INFLIGHT_TOKENS.labels(engine.name)
+        self._kv_gauge = metrics.KV_SHARE.labels(engine.name)
+
+    def look(self) -> None:
+        """What the engine says of itself, once for all lines that go to it in one turn of the event loop."""
+        self._step_ms = self.engine.load().step_ms
+        self._incarnation = self.engine.status().incarnation
+        self.budget()
 
     def budget(self) -> Budget:
         limits = self.engine.limits()
-        if limits is not self._limits:
+        if limits is not self._limits and limits != self._limits:
             self._limits = limits
             self._budget = budget_of(
                 limits,
                 requests_multiple=self._settings.inflight_requests_multiple,
-                tokens_multiple=self._settings.inflight_tokens_multiple,
+                tokens_multiple=self._settings.inflight_tokens_multiple * self.kv.share,
             )
         return self._budget
+
+    def see_pushed_out(self, pushed_out: int, *, is_ours: bool) -> None:
+        """So many requests lost their memory in the engine since its start: less may be in flight, or a little more."""
+        before = self.kv.share
+        self.kv.see(pushed_out, now=self._monotonic(), is_ours=is_ours)
+        if self.kv.share != before:
+            self._limits = None  # the budget is worked out anew
 
     @property
     def pools(self) -> bool:
@@ -83,7 +101,7 @@ class Desk:
         return bool(models) and all(model.kind is ModelKind.POOLING for model in models)
 
     def has_room(self, line: Line) -> bool:
-        return self.gate.fits(self.budget(), self.inflight, line.cost, now=self._monotonic())
+        return self.gate.fits(self._budget, self.inflight, line.cost, now=self._monotonic())
 
     def closed_seconds(self) -> float:
         """For how long nothing goes, whatever there is room for."""
@@ -138,8 +156,8 @@ class Desk:
     def take(self, line: Line) -> int:
         """Count a line as in flight; the incarnation of the engine that it goes to."""
         self.inflight.take(line.cost)
-        self._read_at = self.gate.sent(line.cost, step_ms=self.engine.load().step_ms, now=self._monotonic())
-        incarnation = self.engine.status().incarnation
+        self._read_at = self.gate.sent(line.cost, step_ms=self._step_ms, now=self._monotonic())
+        incarnation = self._incarnation
         self._by_incarnation[incarnation] = self._by_incarnation.get(incarnation, 0) + 1
         return incarnation
 
@@ -163,7 +181,7 @@ class Desk:
         self._refusals = 0
 
     def learn(self, line: Line, *, seconds: float, output_tokens: int) -> None:
-        self.gate.learn(line.cost, seconds=seconds, output_tokens=output_tokens, step_ms=self.engine.load().step_ms)
+        self.gate.learn(line.cost, seconds=seconds, output_tokens=output_tokens, step_ms=self._step_ms)
 
     def refused(self, *, now: float, retry_after_seconds: float = 0.0) -> float:
         """The engine took nothing: let it rest, longer each time. Returns for how many seconds."""
@@ -177,3 +195,4 @@ class Desk:
     def show(self) -> None:
         self._requests_gauge.set(self.inflight.requests)
         self._tokens_gauge.set(self.inflight.tokens)
+        self._kv_gauge.set(self.kv.share)

@@ -19,6 +19,8 @@ class Gate:
 
     def fits(self, budget: Budget, inflight: Inflight, cost: Cost, *, now: float) -> bool:
         allowed = self.allowance
+        if allowed is FREE:
+            return fits(budget, inflight, cost)
         if self.opens_at(inflight, now=now) > now:
             return False
         if allowed.call is not None and not self._rounds.fits(cost.requests, allowed.call, now=now):

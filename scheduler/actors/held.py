@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from scheduler.policy.detours import Run
 from scheduler.policy.packer import Cost
 from scheduler.policy.planner import HeldView, ModelKey
 from store.asked import AskedReader
+from store.kept_answers import KeptAnswers
 from store.quality import Quality
 from store.records import Lease, LineResult, ShardProgress, TokenUsage
 from store.segments import SegmentWriter
@@ -33,6 +35,17 @@ class Line:
     begun: int = 0
     whole: bool = False
     recalls: int = 0
+    reuse_key: bytes | None = None
+    """Lines with the same one may have the same answer; None: this line has its own."""
+
+    template: int = 0
+    """What it has in common with others whose answers tell how long its own will be; 0: nothing."""
+
+    output_limit: int = 0
+    """Tokens that each sequence may generate, as the client says; 0: it does not."""
+
+    most: Cost | None = None
+    """The most that it may cost, where `cost` is a prediction."""
 
     @property
     def is_gone(self) -> bool:
@@ -56,8 +69,9 @@ class Line:
 class HeldShard:
     """What this scheduler knows of a shard that it holds.
 
-    Every line is done (durable), in `buffer`, in `waiting`, or in the dispatcher's hands. `completed`, `failed` and
-    `usage` count durable results over all generations. Once `dropped` is set nothing of it is recorded any more.
+    Every line is done (durable), in `buffer`, in `waiting`, in `stored`, or in the dispatcher's hands. `completed`,
+    `failed`, `reused` and `usage` count durable results over all generations. Once `dropped` is set nothing of it is
+    recorded any more.
     """
 
     batch_id: str
@@ -70,11 +84,30 @@ class HeldShard:
 
     completed: int = 0
     failed: int = 0
+    reused: int = 0
     usage: TokenUsage = field(default_factory=TokenUsage)
     waiting: deque[Line] = field(default_factory=deque)
     tasks: dict[asyncio.Task[None], Line] = field(default_factory=dict)
+    runs: dict[int, Run] = field(default_factory=dict)
+    """Its lines by prefix, as far as nobody has brought them to the front yet."""
+
+    shares: bool = False
+    """Lines of it share a prefix."""
+
+    kept: KeptAnswers | None = None
+    """Where answers of its batch are kept for others; None when it shares none."""
+
+    stored: deque[tuple[Line, int]] = field(default_factory=deque)
+    """Lines whose answer is kept there, with its bytes."""
+
+    is_filling: bool = False
+    """Those are being given their answers."""
+
     buffer: list[LineResult] = field(default_factory=list)
     buffer_bytes: int = 0
+    appended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when results have been written."""
+
     writer: SegmentWriter | None = None
     flusher: asyncio.Task[None] | None = None
     flush_now: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,7 +123,7 @@ class HeldShard:
     """It is being given back: none of its lines starts, and what cannot be written at once is forgotten."""
 
     quality: Quality | None = None
-    """Of its durable results; None where some were recorded by a former holder: then the finalizer looks at all."""
+    """Of its durable results; None where that of some could not be read: then the finalizer looks at all."""
 
     asked: AskedReader = field(default_factory=AskedReader)
     sealing: bool = False
@@ -124,7 +157,13 @@ class HeldShard:
 
     def progress(self) -> ShardProgress:
         return ShardProgress(
-            self.batch_id, self.shard_no, self.lease.generation, self.completed, self.failed, self.usage
+            self.batch_id,
+            self.shard_no,
+            self.lease.generation,
+            self.completed,
+            self.failed,
+            self.usage,
+            reused=self.reused,
         )
 
     def whole(self) -> ShardProgress:
@@ -134,8 +173,8 @@ class HeldShard:
         return replace(self.progress(), quality=quality)
 
     def view(self) -> HeldView:
-        is_idle = not self.tasks and not self.buffer and not self.sealing
-        return HeldView(self.batch_id, self.shard_no, self.model, len(self.waiting), is_idle)
+        is_idle = not self.tasks and not self.buffer and not self.sealing and not self.is_filling
+        return HeldView(self.batch_id, self.shard_no, self.model, len(self.waiting), is_idle, self.shares)
 
     def log_extra(self) -> dict[str, object]:
         return {"tenant": self.tenant, "batch": self.batch_id, "shard": self.shard_no}

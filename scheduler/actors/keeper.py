@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.registry import Registry
 from scheduler.actors.dispatcher import Dispatcher
+from scheduler.actors.filler import Filler
 from scheduler.actors.held import HeldShard
 from scheduler.actors.inputs import Inputs
 from scheduler.actors.jobs import Jobs
@@ -45,6 +46,7 @@ class Keeper:
         self._recorder = recorder
         self._jobs = jobs
         self._wake = wake
+        self._filler = Filler(settings, dispatcher)
         self._leasing: dict[tuple[str, int], ShardRecord] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.stopping = False
@@ -85,6 +87,8 @@ class Keeper:
             return
         self._dispatcher.add(shard)
         self._recorder.check(shard)
+        if shard.is_filling:
+            self._spawn(self._filler.fill(shard))
 
     def _context(self, key: ModelKey) -> int | None:
         for engine in self._registry.engines():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from engine.registry import Registry
 from scheduler.actors.inputs import BatchInput, Inputs
 from scheduler.actors.waiting import Ended
+from scheduler.facts.curve import WorkCurve
 from scheduler.facts.rates import ModelRate
-from scheduler.facts.sizes import LineSizes, expected_tokens
+from scheduler.facts.sizes import LINES_TOLD, LineSizes, ended_lines, expected_tokens
 from scheduler.facts.work import ModelKey, line_seconds, models_of
 from scheduler.policy.fairness import Accounts
 from scheduler.policy.terms import Terms
@@ -24,7 +25,17 @@ log = logging.getLogger(__name__)
 
 
 class Measures:
-    def __init__(self, registry: Registry, settings: SchedulerSettings, inputs: Inputs, terms: Terms) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        settings: SchedulerSettings,
+        inputs: Inputs,
+        terms: Terms,
+        *,
+        curve: Callable[[str], WorkCurve | None] = lambda _batch_id: None,
+    ) -> None:
+        """`curve` tells how a batch's work lies in its lines, where that is known."""
+        self._curve = curve
         self._registry = registry
         self._settings = settings
         self._inputs = inputs
@@ -57,7 +68,13 @@ class Measures:
     # --- sizes
 
     def relative_sizes(self, batches: Sequence[BatchRecord]) -> dict[str, float]:
-        return {batch.id: self._sizes.relative(batch) for batch in batches}
+        """Of the lines that are left of each."""
+        return {batch.id: self._sizes.relative(batch) * self._rest_by_done(batch) for batch in batches}
+
+    def _rest_by_done(self, batch: BatchRecord) -> float:
+        """Long lines run first: those that are left are less work than those by which the batch is judged."""
+        curve, ended = self._curve(batch.id), ended_lines(batch)
+        return 1.0 if curve is None or ended < LINES_TOLD else curve.rest_by_done(ended)
 
     def size_of(self, source: BatchInput) -> float:
         """Of a mean line of an input, as its index tells, in read tokens. Blocking."""

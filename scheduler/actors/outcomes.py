@@ -13,11 +13,12 @@ from scheduler.actors import isolation
 from scheduler.actors.desk import Desk
 from scheduler.actors.held import HeldShard, Line
 from scheduler.actors.slicing import Division, Ending, Slice
+from scheduler.actors.twins import Twins
 from scheduler.actors.waiting import Waiting
 from scheduler.facts import result_lines
 from scheduler.policy.blame import BlameLedger
 from scheduler.settings import SchedulerSettings
-from store.records import LineResult, TokenUsage
+from store.records import KeptAnswer, LineResult, TokenUsage
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,16 @@ Record = Callable[[HeldShard, LineResult], None]
 
 class Outcomes:
     def __init__(
-        self, waiting: Waiting, settings: SchedulerSettings, *, record: Record, monotonic: Callable[[], float]
+        self,
+        waiting: Waiting,
+        twins: Twins,
+        settings: SchedulerSettings,
+        *,
+        record: Record,
+        monotonic: Callable[[], float],
     ) -> None:
         self._waiting = waiting
+        self._twins = twins
         self._settings = settings
         self._record = record
         self._monotonic = monotonic
@@ -40,6 +48,22 @@ class Outcomes:
             self._bad_answer(line, result, f"status {result.status_code}")
         else:
             self._end(line, result)
+
+    def reused(self, line: Line, answer: KeptAnswer, where: str) -> None:
+        """The line gets what an identical one got: no engine worked for it, so it counts no tokens and no time."""
+        if line.is_gone:
+            return
+        metrics.LINES_REUSED.labels(where).inc()
+        self._ledger.finished(line.key)
+        text = result_lines.answered_line(
+            line.shard.batch_id,
+            line.line_no,
+            line.custom_id,
+            status_code=answer.status_code,
+            body=answer.body,
+            reused=True,
+        )
+        self._record(line.shard, LineResult(line.line_no, True, text, TokenUsage(), line.body, reused=True))
 
     def broken(self, line: Line, desk: Desk, error: Exception) -> None:
         """The engine raised what it may not."""
@@ -116,6 +140,7 @@ class Outcomes:
             )
             self._abandon(division)
             division.line.whole = True
+            self._waiting.put_back_all(self._twins.landed(division.line))
             self._waiting.put_back(division.line)
             return
         if division.needed < needed:
@@ -143,22 +168,43 @@ class Outcomes:
 
     def _record_end(self, line: Line, ending: Ending) -> None:
         if isinstance(ending, EngineResult):
-            self._finish(line, _answer(line, ending), succeeded=ending.ok, usage=ending.usage)
+            answer = _shared(line, ending)
+            self._finish(line, _answer(line, ending), succeeded=ending.ok, usage=ending.usage, keep=answer)
         else:
+            answer = None
             text = result_lines.unanswered_line(line.shard.batch_id, line.line_no, line.custom_id, ending)
             self._finish(line, text, succeeded=False, usage=Usage())
+        if line.reuse_key is not None:
+            self._share(line, answer)
 
-    def _finish(self, line: Line, text: bytes, *, succeeded: bool, usage: Usage) -> None:
+    def _share(self, line: Line, answer: KeptAnswer | None) -> None:
+        """Its twins get the answer too. An error is not shared: they try for themselves."""
+        if answer is None:
+            self._waiting.put_back_all(self._twins.failed(line))
+            return
+        for twin in self._twins.answered(answer):
+            self.reused(twin, answer, "memory")
+
+    def _finish(
+        self, line: Line, text: bytes, *, succeeded: bool, usage: Usage, keep: KeptAnswer | None = None
+    ) -> None:
         self._waiting.count_ended(line)
         self._ledger.finished(line.key)
         tokens = TokenUsage(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-        self._record(line.shard, LineResult(line.line_no, succeeded, text, tokens, line.body))
+        self._record(line.shard, LineResult(line.line_no, succeeded, text, tokens, line.body, keep=keep))
 
 
 def _answer(line: Line, result: EngineResult) -> bytes:
     return result_lines.answered_line(
         line.shard.batch_id, line.line_no, line.custom_id, status_code=result.status_code, body=result.body
     )
+
+
+def _shared(line: Line, result: EngineResult) -> KeptAnswer | None:
+    """The answer as others may have it; None for one that is the line's alone."""
+    if line.reuse_key is None or not result.ok:
+        return None
+    return KeptAnswer(line.reuse_key, result.status_code, result.body)
 
 
 def _extra(line: Line, desk: Desk) -> dict[str, object]:

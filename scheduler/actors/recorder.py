@@ -15,7 +15,7 @@ from scheduler.settings import SchedulerSettings
 from store import Store
 from store.markers import reach
 from store.quality import quality_of
-from store.records import DiskFull, LineResult, StaleLease
+from store.records import DiskFull, LineResult, StaleLease, TokenUsage
 from store.segments import SegmentWriter
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ class Recorder:
             raise
         metrics.APPEND_SECONDS.observe(seconds)
         self._count(shard, group)
+        shard.appended.set()
 
     def _write(self, shard: HeldShard, group: list[LineResult]) -> float:
         started = time.perf_counter()
@@ -144,6 +145,7 @@ class Recorder:
             shard.writer = SegmentWriter.create(path)
         shard.writer.append(group)
         self._judge(shard, group)
+        self._keep(shard, group)
         return time.perf_counter() - started
 
     def _judge(self, shard: HeldShard, group: list[LineResult]) -> None:
@@ -157,17 +159,31 @@ class Recorder:
             log.exception("the quality of results could not be read", extra=shard.log_extra())
             shard.quality = None
 
+    def _keep(self, shard: HeldShard, group: list[LineResult]) -> None:
+        """Let others have the answers. This must not cost a result either."""
+        if shard.kept is None:
+            return
+        try:
+            shard.kept.keep([result.keep for result in group if result.keep is not None])
+        except Exception:
+            log.exception("answers could not be kept", extra=shard.log_extra())
+
     def _count(self, shard: HeldShard, group: list[LineResult]) -> None:
         completed = sum(result.succeeded for result in group)
         shard.completed += completed
         shard.failed += len(group) - completed
-        for result in group:
-            shard.usage += result.usage
+        shard.reused += sum(result.reused for result in group)
+        used = TokenUsage(
+            sum([result.usage.input_tokens for result in group]),
+            sum([result.usage.cached_tokens for result in group]),
+            sum([result.usage.output_tokens for result in group]),
+        )
+        shard.usage += used
         metrics.LINES_DONE.labels("completed").inc(completed)
         metrics.LINES_DONE.labels("failed").inc(len(group) - completed)
-        metrics.TOKENS.labels("input").inc(sum(result.usage.input_tokens for result in group))
-        metrics.TOKENS.labels("cached").inc(sum(result.usage.cached_tokens for result in group))
-        metrics.TOKENS.labels("output").inc(sum(result.usage.output_tokens for result in group))
+        metrics.TOKENS.labels("input").inc(used.input_tokens)
+        metrics.TOKENS.labels("cached").inc(used.cached_tokens)
+        metrics.TOKENS.labels("output").inc(used.output_tokens)
 
     async def _seal(self, shard: HeldShard) -> None:
         shard.sealing = True

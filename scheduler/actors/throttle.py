@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.protocol import BoundsSteps, Engine, EngineLoad, EngineState
+from engine.protocol import BoundsSteps, Engine, EngineLoad, EngineState, Metered
 from engine.registry import Registry
 from engine.slo import Slo
 from scheduler import metrics
@@ -26,6 +26,9 @@ Governor = Callable[[Signs], Allowance]
 """Another policy in the place of ours: what benchmarks compare it with."""
 
 FELT_SECONDS = 5.0
+LATE_SECONDS = 2.0
+"""What an engine tells of itself is at most so old."""
+
 STEADY = 0.25
 STEADY_SECONDS = 1.5
 """Step times are means over a while: they belong to a count of running requests that changed by no more than this part
@@ -151,6 +154,10 @@ class Throttle:
         if watched.at is not None:
             desk.credit.earn(desk.inflight.requests, now - watched.at, self.settings.take_back)
         watched.at = now
+        meters = engine.meters() if isinstance(engine, Metered) else None
+        if meters is not None:
+            quiet = self._registry.presence.quiet_seconds(engine.name)
+            desk.see_pushed_out(meters.pushed_out, is_ours=quiet is None or quiet > LATE_SECONDS)
         before, watched.load = watched.load, load
         is_steady = watched.is_steady(load.running, now)
         if load.step_ms != before.step_ms and is_steady and not self._is_disturbed(engine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.actors.held import HeldShard, Line
@@ -27,6 +27,7 @@ class Waiting:
         self._lanes: dict[ModelKey, Lane] = {}
         self._place: dict[str, int] = {}
         self._low: Mapping[ModelKey, int] = {}
+        self._hurried: Collection[str] = ()
         self._timers: set[asyncio.TimerHandle] = set()
 
     def __iter__(self) -> Iterator[Lane]:
@@ -36,7 +37,7 @@ class Waiting:
         lane = self._lanes.setdefault(shard.model, Lane(shard.model))
         lane.add(shard)
         lane.low = self._low.get(shard.model, 1)
-        lane.rank(self._place)
+        lane.rank(self._place, self._hurried)
 
     def remove(self, shard: HeldShard) -> None:
         """From here on no line of the shard waits, whatever comes back. It need not have been added."""
@@ -45,17 +46,23 @@ class Waiting:
             self._lanes[shard.model].remove(shard)
         shard.waiting.clear()
 
-    def rank(self, ranking: Sequence[str], low: Mapping[ModelKey, int]) -> None:
-        """Batches by urgency, and for each model how few waiting lines are too few."""
+    def rank(self, ranking: Sequence[str], low: Mapping[ModelKey, int], hurried: Collection[str] = ()) -> None:
+        """Batches by urgency, for each model how few waiting lines are too few, and who lets nobody go first."""
         self._place = {batch_id: place for place, batch_id in enumerate(ranking)}
         self._low = low
+        self._hurried = hurried
         for lane in self._lanes.values():
-            lane.rank(self._place)
+            lane.rank(self._place, hurried)
             lane.low = low.get(lane.key, lane.low)
 
     def put_back(self, line: Line) -> None:
         if not line.is_gone:
             self._lanes[line.shard.model].put_back(line)
+
+    def put_back_all(self, lines: Sequence[Line]) -> None:
+        """So that the first of them is the first to go."""
+        for line in reversed(lines):
+            self.put_back(line)
 
     def put_back_in(self, line: Line, seconds: float) -> None:
         if seconds <= 0:

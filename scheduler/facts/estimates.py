@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-
 CERTAINLY_TOO_LONG = 4
 """A prompt of so many times the model's context, by its bytes, does not fit whatever its tokenizer makes of it."""
 

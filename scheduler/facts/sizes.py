@@ -56,7 +56,7 @@ class LineSizes:
 
     def see(self, batch: BatchRecord) -> int:
         """Note how far it is; the lines that ended since the last time. The first time says nothing of a rate."""
-        lines, used = _ended(batch), _used(batch)
+        lines, used = ended_lines(batch), _used(batch)
         before = self._seen.get(batch.id)
         self._seen[batch.id] = (lines, used)
         if before is None or lines <= before[0]:
@@ -72,7 +72,7 @@ class LineSizes:
         means = [self._means[key] for key in models_of(batch) if key in self._means]
         if len(means) != 1 or means[0].lines <= 0:
             return 1.0
-        mean, lines = means[0], _ended(batch)
+        mean, lines = means[0], ended_lines(batch)
         if lines >= LINES_TOLD:
             return _ratio(_used(batch) / lines, mean.used / mean.lines)
         return _ratio(self.expected(batch.id), mean.expected / mean.lines)
@@ -92,7 +92,7 @@ class LineSizes:
                 del known[gone]
 
 
-def _ended(batch: BatchRecord) -> int:
+def ended_lines(batch: BatchRecord) -> int:
     """Lines that an engine has answered: broken ones have their results from the start."""
     return max(0, batch.counts.completed + batch.counts.failed - batch.invalid_lines)
 

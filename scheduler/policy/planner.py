@@ -15,10 +15,15 @@ from scheduler.facts.capacity import PEAK_SHARE_ASSUMED, Served, Supply
 from scheduler.facts.tiers import DEFAULT_TERMS, TierTerms
 from scheduler.facts.windows import Calendar
 from scheduler.facts.work import Job, ModelKey, job_of, models_of
-from scheduler.policy.ranking import Order, Queue, Ranked, rank
+from scheduler.policy.detours import HURRIED_SECONDS
+from scheduler.policy.ranking import Order, Queue, Ranked, Turn, rank
 from store.records import BatchRecord, ShardRecord, ShardState
 
 __all__ = ["EngineView", "HeldView", "Limits", "ModelKey", "Pause", "Plan", "Snapshot", "model_key", "plan"]
+
+
+COMPANIONS_MAX = 4
+"""Batches that have a shard open at once because lines of theirs may begin alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +38,14 @@ class EngineView:
 @dataclass(frozen=True, slots=True)
 class HeldView:
     """A shard that this scheduler holds; `waiting` lines of it are not in flight yet. `is_idle`: none of it is, and no
-    result of it is still to be written."""
+    result of it is still to be written. `shares`: lines of it begin alike."""
 
     batch_id: str
     shard_no: int
     model: ModelKey
     waiting: int
     is_idle: bool = False
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,13 @@ class Plan:
     @property
     def ranking(self) -> tuple[str, ...]:
         return tuple(ranked.batch_id for ranked in self.ranked)
+
+    @property
+    def hurried(self) -> frozenset[str]:
+        """Batches that have no time for others' lines to go first, whatever that saves."""
+        return frozenset(
+            one.batch_id for one in self.ranked if one.turn is Turn.DUE or one.spare_seconds < HURRIED_SECONDS
+        )
 
 
 def model_key(shard: ShardRecord) -> ModelKey:
@@ -190,7 +203,49 @@ def _leases(
             room[name] -= 1
             ahead[key] += shard.lines
             leases.append(shard)
+    if not crowded_out:
+        leases += _companions(snapshot, limits, ranking, shards_of, leases, room)
     return tuple(leases), _returns(snapshot, ranking, crowded_out)
+
+
+def _companions(
+    snapshot: Snapshot,
+    limits: Limits,
+    ranking: Sequence[str],
+    shards_of: Mapping[str, Sequence[ShardRecord]],
+    leases: Sequence[ShardRecord],
+    room: dict[str, int],
+) -> list[ShardRecord]:
+    """While lines that run begin alike, a shard of each of the next few batches: lines of theirs may begin so too, and
+    go along. They take at most half of the places, so that an urgent batch finds one."""
+    sharing = {view.model for view in snapshot.held if view.shares}
+    if not sharing:
+        return []
+    serving = _serving(snapshot.engines)
+    open_now = {(view.batch_id, view.model) for view in snapshot.held}
+    open_now |= {(shard.batch_id, model_key(shard)) for shard in leases}
+    places = dict.fromkeys(sharing, COMPANIONS_MAX)
+    found = []
+    for batch_id in ranking:
+        if not any(places.values()):
+            break
+        if batch_id in snapshot.waits:
+            continue
+        for key in [key for key, left in places.items() if left]:
+            name = _roomiest(serving.get(key, ()), room)
+            if (batch_id, key) in open_now:
+                places[key] -= 1
+            elif name is not None and room[name] > limits.shards_open_max // 2:
+                shard = _first_free(shards_of.get(batch_id, ()), key, snapshot.now)
+                if shard is not None:
+                    places[key] -= 1
+                    room[name] -= 1
+                    found.append(shard)
+    return found
+
+
+def _first_free(shards: Sequence[ShardRecord], key: ModelKey, now: float) -> ShardRecord | None:
+    return next((shard for shard in shards if model_key(shard) == key and _is_free(shard, now)), None)
 
 
 def _returns(

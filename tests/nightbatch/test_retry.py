@@ -79,6 +79,35 @@ def test_status_says_what_is_wrong_and_the_retry_it_suggests_puts_it_right(
     assert set(reasons) == {"stop"}
 
 
+def test_a_retry_of_lines_that_share_answers_generates_new_ones_and_merges_with_the_rest(
+    server: ServerProcess,
+) -> None:
+    raw = [chat_line(f"row-{no}", f"question {no % 5}", temperature=0, max_tokens=2) for no in range(20)]
+    with server.client() as client:
+        parents = [
+            wait_for(
+                client,
+                client.batches.create(
+                    input_file_id=upload(client, raw),
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    extra_body={"reuse": "server"},
+                ).id,
+            )
+            for _ in range(2)
+        ]
+        assert [parent.model_extra["reused_requests"] for parent in parents if parent.model_extra] == [15, 20]
+        answer = post(server, parents[1].id, {"where": ["length"]})
+        assert answer.status_code == 200, answer.text
+        child = wait_for(client, answer.json()["id"])
+    assert child.model_extra is not None
+    assert child.request_counts is not None
+    cut = child.request_counts.total
+    assert (child.model_extra["reuse"], cut % 4) == ("batch", 0)
+    assert child.model_extra["reused_requests"] == cut * 3 // 4
+    assert [line["custom_id"] for line in merged(server, parents[1].id)] == [f"row-{no}" for no in range(20)]
+
+
 def test_a_retry_runs_exactly_the_lines_asked_for_in_their_order_with_the_fields_set(server: ServerProcess) -> None:
     parent = ended(server, lines())
     answer = post(

@@ -29,7 +29,7 @@ from scheduler.actors.notifier import Target
 from scheduler.policy.holding import Hold
 from scheduler.policy.terms import Terms
 from store import BatchRecord, BatchStatus, FileRecord, NewBatch, OnDeadline, PinnedModel, Store
-from store.records import OnInvalidLine
+from store.records import OnInvalidLine, Reuse
 
 SETTINGS = SchedulerSettings(
     tick_seconds=0.05,
@@ -75,6 +75,10 @@ class World:
         self.settings = settings
         self._batches = 0
 
+    def count_from(self, batches: int) -> None:
+        """The store has so many batches already."""
+        self._batches = batches
+
     async def upload(self, lines: Sequence[dict[str, Any] | bytes], *, expires_at: int | None = None) -> FileRecord:
         raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
         upload = await self.store.uploads.begin(indexed=True)
@@ -96,6 +100,7 @@ class World:
         on_deadline: OnDeadline = OnDeadline.EXPIRE,
         output_expires_after_seconds: int | None = None,
         on_invalid_line: OnInvalidLine = OnInvalidLine.FAIL,
+        reuse: Reuse = Reuse.OFF,
     ) -> BatchRecord:
         file = await self.upload(lines)
         assert file.summary is not None
@@ -116,6 +121,7 @@ class World:
             models=models,
             output_expires_after_seconds=output_expires_after_seconds,
             on_invalid_line=on_invalid_line,
+            reuse=reuse,
         )
         return await self.store.batches.create(new)
 
