@@ -54,7 +54,8 @@ def write_sequence(
     try:
         with path.open("wb") as file:
             file.write(HEADER.pack(MAGIC, len(counts)) + counts.tobytes())
-            for line_nos in (*(one.line_nos for one in taken), missing):
+            parts: list[npt.NDArray[Any]] = [*(one.line_nos for one in taken), missing]
+            for line_nos in parts:
                 for start in range(0, len(line_nos), ROWS_AT_ONCE):
                     file.write(_rows(line_nos[start : start + ROWS_AT_ONCE], offsets, succeeded, lengths))
             file.flush()
