@@ -6,6 +6,7 @@ Known to work with 0.32. Another version is tried; where a module has moved, the
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -13,7 +14,8 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE
+from engine.protocol import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RESPONSES, SCORE, EngineResult
+from engine.vllm.agreement import ShortWay, agree
 from engine.vllm.answering import EngineDied
 from engine.vllm.arguments import settle
 from engine.vllm.exposition import engine_metrics
@@ -24,6 +26,8 @@ KNOWN_VERSIONS = ("0.32",)
 FINDINGS_MAX = 5
 DEEP_SLEEP = 2
 """vLLM's sleep level at which the weights are dropped; at level 1 they wait in main memory."""
+
+log = logging.getLogger(__name__)
 
 
 class UnsupportedVllm(Exception):
@@ -105,8 +109,13 @@ class _Steps(StatLoggerBase):  # type: ignore[misc]
     ) -> None:
         if scheduler_stats is not None:
             waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            pushed_out = 0 if iteration_stats is None else iteration_stats.num_preempted_reqs
             self.pace.stepped(
-                time.monotonic(), scheduler_stats.num_running_reqs, waiting, scheduler_stats.kv_cache_usage
+                time.monotonic(),
+                scheduler_stats.num_running_reqs,
+                waiting,
+                scheduler_stats.kv_cache_usage,
+                pushed_out=pushed_out,
             )
 
     def log_engine_initialized(self) -> None:
@@ -121,6 +130,7 @@ class Serving:
         self._engine_name = launch.engine
         self._engine = engine
         self._pace = pace
+        self._short_way: ShortWay | None = None
         self._slept = 0
         self._requests: dict[str, TypeAdapter[Any]] = {
             CHAT_COMPLETIONS: TypeAdapter(ChatCompletionRequest),
@@ -148,7 +158,28 @@ class Serving:
     def dead(self) -> bool:
         return bool(self._engine.errored)
 
-    async def answer(self, endpoint: str, body: bytes) -> tuple[int, bytes]:
+    async def shorten(self) -> None:
+        """From now on plain embeddings go past their serving class, if both ways give the same vectors here."""
+        try:
+            from engine.vllm.embeddings import direct_embeddings
+
+            direct = direct_embeddings(self._engine, self._handlers[EMBEDDINGS], self._model_id)
+        except (ImportError, AttributeError) as error:
+            log.warning(
+                "embeddings go through vLLM's serving class: vLLM %s is laid out anew: %s", vllm_version(), error
+            )
+            return
+        if direct is not None and await agree(direct.answer, self._long_way, self._model_id):
+            self._short_way = direct.answer
+
+    async def answer(self, endpoint: str, body: bytes) -> tuple[int, bytes] | EngineResult:
+        if endpoint == EMBEDDINGS and self._short_way is not None:
+            result = await self._short_way(body)
+            if result is not None:
+                return result
+        return await self._long_way(endpoint, body)
+
+    async def _long_way(self, endpoint: str, body: bytes) -> tuple[int, bytes]:
         outcome = await self._call(endpoint, body)
         if isinstance(outcome, ErrorResponse):
             return int(outcome.error.code), outcome.model_dump_json().encode()
@@ -218,6 +249,7 @@ async def open_serving(launch: Launch) -> AsyncIterator[tuple[Serving, Ready]]:
         state = State()
         await init_app_state(engine, state, arguments, tasks)
         serving = Serving(engine, state, pace, launch)
+        await serving.shorten()
         yield serving, _facts(engine, serving, version, time.monotonic() - started)
     finally:
         engine.shutdown(timeout=0)

@@ -34,3 +34,5 @@ async def test_limits_come_from_the_engine_itself(under_test: VllmUnderTest) -> 
     assert chat.inflight_tokens_max is not None
     assert chat.inflight_tokens_max > 40_000
     assert embedding.inflight_tokens_max is None
+    assert embedding.slots is not None
+    assert embedding.inflight_requests_max == 2 * embedding.slots
