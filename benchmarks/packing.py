@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks import machine, packing_inputs, throughput_arms
 from benchmarks.form import Arm, CouldNotMeasure, Figure, Options, Report, run
@@ -119,13 +120,16 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
         kv_bytes = ROOMY_KV_BYTES if case.is_roomy else int(str(given_bytes or half_of_the_prompts(model)))
         flags = engine_flags(options.engine_args, device=device, kv_bytes=kv_bytes)
         files = Files(model, device, flags, case.files(rows))
-        measured = alternate(
-            arms, int(str(rounds or case.rounds)), lambda arm, _, files=files: run_arm(arm, files), say, what=name
-        )
+        run_one = partial(_run, files)
+        measured = alternate(arms, int(str(rounds or case.rounds)), run_one, say, what=name)
         figures |= headline(name, measured)
         shown += [Arm(f"{name}/{arm}", facts(files), one.figures()) for arm, one in measured.items()]
         notes.append(f"{name}: {case.what}; {len(files.lines)} lines, {kv_bytes / MIB:.0f} MiB of KV cache.")
     return Report(figures, shown, notes)
+
+
+def _run(files: Files, arm: str, _round_no: int) -> throughput_arms.Run:
+    return run_arm(arm, files)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -74,7 +74,7 @@ def _keys(ladder: Array) -> tuple[Array, Array]:
     shared = np.zeros(ladder.shape, dtype=np.bool_)
     shared[1:] |= agrees
     shared[:-1] |= agrees
-    is_shared: Array = shared.any(axis=1)
+    is_shared: Array = np.any(shared, axis=1)
     # Who agrees on a step agrees on all shorter ones.
     steps = np.where(is_shared, shared.sum(axis=1), (ladder != 0).sum(axis=1))
     keys: Array = np.where(steps > 0, ladder[np.arange(len(ladder)), np.maximum(steps, 1) - 1], 0)

@@ -133,6 +133,45 @@ def test_no_shard_is_given_back_for_a_less_urgent_batch_or_while_it_has_lines_in
         assert plan(snapshot(batches, shards, held=held), LIMITS).returns == ()
 
 
+def three_batches() -> tuple[list[BatchRecord], list[ShardRecord]]:
+    """The first has more lines waiting than its model needs."""
+    names = ("a", "b", "c")
+    batches = [a_batch(name, expires_at=2_000 + no) for no, name in enumerate(names)]
+    return batches, [shard for name in names for shard in shards_of(name, 9)]
+
+
+def held_of_first(count: int, *, shares: bool) -> list[HeldView]:
+    return [HeldView("a", no, CHAT, waiting=60, shares=shares) for no in range(count)]
+
+
+def test_while_lines_begin_alike_the_next_batches_have_a_shard_open_too() -> None:
+    batches, shards = three_batches()
+    alike = snapshot(batches, shards, held=held_of_first(2, shares=True))
+    assert leased(alike) == [("b", 0), ("c", 0)]
+    assert leased(snapshot(batches, shards, held=held_of_first(2, shares=False))) == []
+    assert leased(replace(alike, waits={"b": "off-peak"})) == [("c", 0)]
+
+
+def test_shards_opened_for_what_they_share_leave_half_of_the_places_free() -> None:
+    batches, shards = three_batches()
+    assert leased(snapshot(batches, shards, held=held_of_first(3, shares=True))) == [("b", 0)]
+    assert leased(snapshot(batches, shards, held=held_of_first(4, shares=True))) == []
+
+
+def test_only_a_few_batches_are_open_for_what_they_share_and_each_with_one_shard() -> None:
+    batches = [a_batch(f"b{no}", expires_at=2_000 + no) for no in range(9)]
+    shards = [shard for batch in batches for shard in shards_of(batch.id, 3)]
+    held = [HeldView("b0", 0, CHAT, waiting=200, shares=True)]
+    snap = snapshot(batches, shards, held=held)
+    found = leased(snap, replace(LIMITS, shards_open_max=40))
+    assert found == [("b1", 0), ("b2", 0), ("b3", 0)]
+
+
+def test_batches_with_a_short_deadline_let_nobody_go_first() -> None:
+    batches = [a_batch("soon", expires_at=1_100), a_batch("later", expires_at=90_000)]
+    assert plan(snapshot(batches, []), LIMITS).hurried == {"soon"}
+
+
 def test_a_leased_shard_is_taken_only_after_its_expiry() -> None:
     shards = [
         replace(shard, state=ShardState.LEASED, holder="other", lease_expires_at=NOW + after)
