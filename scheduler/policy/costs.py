@@ -7,7 +7,6 @@ empty. What was predicted too low is found out by the engine (it pushes requests
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from scheduler.facts.lengths import Known
 from scheduler.policy.packer import Cost
@@ -27,8 +26,6 @@ def peak_cost(most: Cost, known: Known | None, *, output_limit: int) -> Cost:
     if known.peak_tokens is not None:
         each = min(known.peak_tokens, output_limit) if output_limit else known.peak_tokens
         outputs = min(outputs, each * most.requests) if output_limit else each * most.requests
-    return replace(
-        most,
-        tokens=max(1, most.prompt_tokens - saved + outputs),
-        prefix_tokens=math.floor(most.prefix_tokens * scale),
-    )
+    tokens, prefix_tokens = max(1, most.prompt_tokens - saved + outputs), math.floor(most.prefix_tokens * scale)
+    # Not `replace`, which takes thrice as long: this is done for every line.
+    return Cost(most.requests, tokens, most.prompt_tokens, most.prefix, prefix_tokens)
