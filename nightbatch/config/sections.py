@@ -94,7 +94,7 @@ class SchedulerSection(Section):
     shard_lines_max: int = Field(
         512,
         ge=1,
-        description="most lines of a shard, the unit that is leased; up to 4 times as many in a file of more than 512 "
+        description="most lines of a shard, the unit that is leased; up to twice as many in a file of more than 512 "
         "shards",
     )
     shard_mib_max: int = Field(32, ge=1, description="most input of a shard (MiB)")

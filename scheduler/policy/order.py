@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 LADDER_STEPS = 4
 SHARDS_BEFORE_LARGER = 512
-LARGER_MAX = 4
+LARGER_MAX = 2
 
 Array = NDArray[Any]
 
