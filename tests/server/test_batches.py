@@ -17,7 +17,7 @@ from tests.server.houses import CHAT, House, HouseBuilder, form, line
 
 OURS = {
     "paused_at", "pause_reason", "deadline_at", "deadline_missed_at", "warnings", "on_invalid_line", "parent_batch_id",
-    "eta_at", "lines_per_s", "tokens_per_s", "quality",
+    "eta_at", "lines_per_s", "tokens_per_s", "reuse", "reused_requests", "quality",
 }  # fmt: skip
 KEYS = set(Batch.model_fields) | OURS
 
