@@ -50,6 +50,7 @@ class Copier:
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
+        self._buffer = bytearray()
 
     def gather(
         self,

@@ -82,9 +82,15 @@ def _rows(
 def _offsets(succeeded: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Of each line in its own file: lines stand there in input order, each with a newline."""
     offsets = np.zeros(len(succeeded), np.uint64)
-    for chosen in (succeeded, ~succeeded):
-        sizes = lengths[chosen].astype(np.uint64) + 1
-        offsets[chosen] = np.cumsum(sizes) - sizes
+    for wanted in (True, False):
+        at = np.uint64(0)
+        for start in range(0, len(succeeded), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            chosen = succeeded[part] == wanted
+            sizes = lengths[part][chosen].astype(np.uint64) + np.uint64(1)
+            ends = np.cumsum(sizes, dtype=np.uint64) + at
+            offsets[part][chosen] = ends - sizes
+            at = ends[-1] if len(ends) else at
     return offsets
 
 

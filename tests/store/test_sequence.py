@@ -126,4 +126,17 @@ def test_a_sequence_is_written_in_few_bytes_a_line(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert (tmp_path / "sequence").stat().st_size > 16 * lines
-    assert peak < 48 * lines
+    assert peak < 24 * lines
+
+
+def test_a_sequence_is_the_same_however_many_rows_are_made_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(3)
+    order = chance.permutation(50).astype(np.uint32)
+    taken = [Taken(0, order[:20]), Taken(1, order[20:43])]
+    succeeded, lengths = chance.random(50) < 0.6, chance.integers(1, 900, 50).astype(np.uint32)
+    write_sequence(tmp_path / "whole", taken, succeeded, lengths)
+    monkeypatch.setattr("store.sequence.ROWS_AT_ONCE", 7)
+    write_sequence(tmp_path / "pieces", taken, succeeded, lengths)
+    assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
