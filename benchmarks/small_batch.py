@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,8 @@ DESCRIPTION = "Where the time of a small batch goes, phase by phase, from upload
 SIZES = (1, 64, 512)
 BATCHES, BATCHES_QUICK = 40, 12
 ROUNDS, ROUNDS_QUICK = 5, 3
+AT_ONCE = 16
+"""Clients that send a batch of one line after another, all at the same time."""
 INPUT_PATTERN = "*banking77*.jsonl"
 BATCH_SECONDS_MAX = 600.0
 
@@ -97,10 +100,26 @@ def walk_through(api: OpenAI, path: Path, endpoint: client.Endpoint) -> Walk:
     return Walk(began, uploaded, seen, time.monotonic())
 
 
-def one_round(
-    behind: Behind, folder: Path, lines: Sequence[bytes], endpoint: client.Endpoint, count: int
-) -> tuple[Walk, dict[int, list[dict[str, float]]]]:
-    """A fresh server: its very first batch, and the phases of `count` batches of each size."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A fresh server: its very first batch, the phases of batches by their size, and how many a second came through
+    when `AT_ONCE` clients sent them."""
+
+    first: Walk
+    phases: Mapping[int, Sequence[Mapping[str, float]]]
+    batches_per_s: float
+
+
+def rate_of(walks: Sequence[Walk]) -> float:
+    return len(walks) / (max(walk.downloaded for walk in walks) - min(walk.began for walk in walks))
+
+
+def at_once(api: OpenAI, path: Path, endpoint: client.Endpoint, count: int) -> float:
+    with ThreadPoolExecutor(AT_ONCE) as clients:
+        return rate_of(list(clients.map(lambda _no: walk_through(api, path, endpoint), range(count))))
+
+
+def one_round(behind: Behind, folder: Path, lines: Sequence[bytes], endpoint: client.Endpoint, count: int) -> Round:
     noted = folder / "markers"
     server = ServerProcess(
         behind.arguments,
@@ -116,8 +135,9 @@ def one_round(
         first = walk_through(api, paths[SIZES[0]], endpoint)
         for size, path in paths.items():
             walks[size] = [walk_through(api, path, endpoint) for _ in range(count)]
+        rate = at_once(api, paths[SIZES[0]], endpoint, 4 * count)
     passings = marked_server.read(noted)
-    return first, {size: [phases_of(walk, passings) for walk in some] for size, some in walks.items()}
+    return Round(first, {size: [phases_of(walk, passings) for walk in some] for size, some in walks.items()}, rate)
 
 
 def figures_of(phases: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
@@ -135,21 +155,24 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     behind, endpoint = Behind.of(options), client.endpoint_of(lines[0])
     rounds = int(str(options.extra["rounds"] or (ROUNDS_QUICK if options.quick else ROUNDS)))
     count = int(str(options.extra["batches"] or (BATCHES_QUICK if options.quick else BATCHES)))
-    firsts: list[float] = []
-    phases: dict[int, list[dict[str, float]]] = {size: [] for size in SIZES}
+    ran: list[Round] = []
+    phases: dict[int, list[Mapping[str, float]]] = {size: [] for size in SIZES}
     for round_no in range(rounds):
         with tempfile.TemporaryDirectory(prefix="nightbatch-bench-", ignore_cleanup_errors=True) as scratch:
-            first, found = one_round(behind, Path(scratch), lines, endpoint, count)
-        firsts.append(first.seconds)
-        for size, some in found.items():
+            ran.append(one_round(behind, Path(scratch), lines, endpoint, count))
+        for size, some in ran[-1].phases.items():
             phases[size] += some
-        say(f"round {round_no + 1} of {rounds}: the first batch {first.seconds:.3f} s")
+        say(
+            f"round {round_no + 1} of {rounds}: the first batch {ran[-1].first.seconds:.3f} s, "
+            f"{ran[-1].batches_per_s:.1f} batches a second with {AT_ONCE} clients"
+        )
     facts: dict[str, Plain] = {"engine": behind.engine}
     arms = [Arm(f"{size} lines", {**facts, "lines": size}, figures_of(some)) for size, some in phases.items()]
     return Report(
         figures={
             "fixed_cost_s": arms[0].figures["fixed_cost_s"],
-            "first_batch_s": summarised(firsts, "s"),
+            "first_batch_s": summarised([one.first.seconds for one in ran], "s"),
+            f"batches_per_s_{AT_ONCE}_clients": summarised([one.batches_per_s for one in ran], "batches/s"),
             f"fixed_cost_{SIZES[-1]}_lines_s": arms[-1].figures["fixed_cost_s"],
         },
         arms=arms,

@@ -36,6 +36,10 @@ def test_what_another_batch_passed_does_not_count() -> None:
     assert phases_of(WALK, [*passings(), *others]) == phases_of(WALK, passings())
 
 
+def test_batches_of_several_clients_count_from_the_first_to_the_last() -> None:
+    assert small_batch.rate_of([Walk(0.0, 1.0, 2.0, 3.0), Walk(1.0, 2.0, 3.0, 4.0)]) == 0.5
+
+
 def test_a_walk_with_a_hole_is_no_measurement() -> None:
     with pytest.raises(CouldNotMeasure, match=r"did not pass shard\.sealed"):
         phases_of(WALK, [one for one in passings() if one.marker != "shard.sealed"])
@@ -56,7 +60,12 @@ def test_a_real_server_is_measured_phase_by_phase(tmp_path: Path, monkeypatch: p
     path = tmp_path / "report.json"
     assert small_batch.main(["--quick", "--rounds", "1", "--batches", "2", "--json", str(path)]) == 0
     document = json.loads(path.read_text())
-    assert set(document["figures"]) == {"fixed_cost_s", "first_batch_s", "fixed_cost_8_lines_s"}
+    assert set(document["figures"]) == {
+        "fixed_cost_s",
+        "first_batch_s",
+        "batches_per_s_16_clients",
+        "fixed_cost_8_lines_s",
+    }
     one, eight = document["arms"]
     assert (one["facts"]["lines"], eight["facts"]["lines"]) == (1, 8)
     assert {f"{name}_ms" for _, name in PHASES} < set(eight["figures"])
