@@ -29,6 +29,9 @@ from engine.vllm import VllmSpec, launch
 CPU_FLAGS = ("--max-num-seqs", "256", "--max-num-batched-tokens", "4096", "--enforce-eager")
 """On a CPU: what `LLM` takes by itself there, said to both sides. On a GPU nothing is set that nobody set."""
 
+CPU_MEMORY_FLAGS = ("--gpu-memory-utilization", "0.3")
+"""By itself `LLM` wants 92 % of the machine's memory to be free, and does not start without; our server plans it."""
+
 RUN_SECONDS_MAX = 3_600.0
 WARM_UP = 256
 SHOWN = 16
@@ -171,11 +174,12 @@ def _llm_embed(plan: Plan, folder: Path) -> Run:
     texts, report = folder / "texts.json", folder / "llm-embed.json"
     texts.write_text(json.dumps(list(plan.texts)), encoding="utf-8")
     preloads = ":".join(str(library) for library in launch.preloads()) if plan.device == "cpu" else ""
+    memory = () if plan.device != "cpu" or CPU_MEMORY_FLAGS[0] in plan.flags else CPU_MEMORY_FLAGS
     child = ChildProcess(
         [
             *(sys.executable, "-m", "benchmarks.llm_embed", "--texts", str(texts), "--output", str(report)),
             *("--warm-up", str(WARM_UP), "--show", *map(str, plan.shown())),
-            *("--", "--model", _source(plan.model), *_engine_flags(plan)),
+            *("--", "--model", _source(plan.model), *_engine_flags(plan), *memory),
         ],
         folder=folder,
         name="llm-embed",
