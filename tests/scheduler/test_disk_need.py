@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ async def world(tmp_path: Path, free: Free) -> AsyncIterator[World]:
     )
     await engine.start()
     async with await open_store(tmp_path / "data", settings=settings, free_bytes_of=lambda _: free.bytes) as store:
-        yield World(store, registry_of(engine), SETTINGS)
+        yield World(store, registry_of(engine), replace(SETTINGS, shard_lines_max=512, lease_seconds=30.0))
     await engine.stop()
 
 
@@ -159,7 +160,7 @@ async def test_bodies_say_how_long_embeddings_are_and_in_which_form(world: World
 
 async def test_bounds_that_answers_stay_below_are_learnt(world: World, free: Free) -> None:
     """A thousand tokens each are allowed, and a handful are written."""
-    lines = [chat(f"row-{no}", f"question {no}", max_tokens=1_000) for no in range(400)]
+    lines = [chat(f"row-{no}", f"question {no}", max_tokens=1_000) for no in range(240)]
     first = await world.batch(lines)
     async with running(world.scheduler()):
         await world.ended(first)
@@ -170,7 +171,7 @@ async def test_bounds_that_answers_stay_below_are_learnt(world: World, free: Fre
 
 async def test_without_experience_the_bounds_count(world: World, free: Free) -> None:
     free.bytes = 3 * MIB
-    batch = await world.batch([chat(f"row-{no}", f"question {no}", max_tokens=1_000) for no in range(400)])
+    batch = await world.batch([chat(f"row-{no}", f"question {no}", max_tokens=1_000) for no in range(240)])
     async with running(world.scheduler()):
         shown = await world.until(batch, lambda found: found.warnings is not None)
-    assert "400 answers with up to 400,000 tokens" in (shown.warnings or "")
+    assert "240 answers with up to 240,000 tokens" in (shown.warnings or "")

@@ -28,7 +28,7 @@ async def test_a_prompt_longer_than_the_context_fails_alone_with_its_line(world:
     await engine.start()
     too_long = {7, 640, 1_499}
     lines = [chat(f"row-{no}", "long " * 2_000 if no in too_long else f"question {no}") for no in range(1_500)]
-    several = World(store, registry_of(engine), replace(SETTINGS, shard_lines_max=128))
+    several = World(store, registry_of(engine), replace(SETTINGS, shard_lines_max=512, lease_seconds=30.0))
     batch = await several.batch(lines)
     async with running(several.scheduler()):
         ended = await several.ended(batch)
