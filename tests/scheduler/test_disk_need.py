@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import CHAT_COMPLETIONS, EMBEDDINGS, RERANK, ModelKind
@@ -82,6 +82,7 @@ def test_a_small_batch_is_never_refused_for_a_disk_that_is_full_just_now() -> No
     assert said[0] == "disk_may_fill_up"
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e15), st.floats(0, 1e15), st.integers(0, 10**15), st.floats(0, 1e15))
 def test_more_room_never_makes_a_judgement_worse(least: float, more: float, free: int, promised: float) -> None:
     worse = {None: 0, "disk_may_fill_up": 1, "disk_too_small": 2}

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.policy.order import cut_shards, execution_order, file_order, shard_lines
@@ -71,6 +71,7 @@ lines_strategy = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(lines_strategy)
 def test_every_order_is_a_permutation_with_models_and_prefixes_unbroken(
     lines: list[tuple[int, tuple[int, int], int]],
