@@ -74,8 +74,13 @@ class Recorder:
     def _see_to(self, shard: HeldShard) -> None:
         if shard.flusher is None:
             shard.flusher = asyncio.create_task(self._run(shard), name=f"flush {shard.batch_id} {shard.shard_no}")
-        if shard.is_answered or self._is_full(shard):
+        if self._is_due(shard):
             shard.flush_now.set()
+
+    def _is_due(self, shard: HeldShard) -> bool:
+        """Nothing is gained by waiting. It may have become so while the group before was being written, whose results
+        are neither in the buffer nor durable then."""
+        return shard.is_answered or self._is_full(shard)
 
     def _is_full(self, shard: HeldShard) -> bool:
         settings = self._settings
@@ -101,7 +106,8 @@ class Recorder:
             wait = (
                 self._settings.append_interval_ms / 1000 if not refusals else self._settings.backoff_seconds(refusals)
             )
-            await sleep_until(shard.flush_now, wait)
+            if refusals or not self._is_due(shard):
+                await sleep_until(shard.flush_now, wait)
             shard.flush_now.clear()
             try:
                 await self._append(shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,30 @@ async def test_the_last_result_is_written_at_once_and_seals_the_shard(bench: Ben
     assert (record.state, record.completed) == (ShardState.SEALED, LINES)
     assert bench.ended == [bench.shard]
     assert not bench.shard.lost
+
+
+async def test_the_last_results_are_written_at_once_also_when_they_come_during_a_write(bench: Bench) -> None:
+    written, go_on = threading.Event(), threading.Event()
+
+    def hold(marker: str) -> None:
+        if marker == "append.written" and not written.is_set():
+            written.set()
+            assert go_on.wait(30)
+
+    markers.install(hold)
+    try:
+        for line_no in range(6):
+            bench.recorder.record(bench.shard, bench.result(line_no))
+        assert await asyncio.to_thread(written.wait, 30)
+        for line_no in range(6, LINES):
+            bench.recorder.record(bench.shard, bench.result(line_no))
+        go_on.set()
+        async with asyncio.timeout(30):  # the interval is twice as long
+            await bench.flushed()
+    finally:
+        go_on.set()
+        markers.install(None)
+    assert (bench.shard.completed, bench.ended) == (LINES, [bench.shard])
 
 
 async def test_nothing_is_appended_when_the_lease_was_not_renewed_for_half_its_time(bench: Bench) -> None:
