@@ -124,7 +124,7 @@ def test_the_log_says_that_a_private_target_is_refused(tmp_path: Path) -> None:
         client = server.client()
         wait_for(client, create(client, upload(client, LINES)).id)
         until(lambda: "127.0.0.1 is a loopback address: set allow_private" in server.tail(), "the refusal in the log")
-        assert 'nightbatch_deliveries_pending{target="inside"}' in server.metrics()
+        until(lambda: 'nightbatch_deliveries_pending{target="inside"}' in server.metrics(), "the event that waits")
     finally:
         started = time.monotonic()
         assert server.stop() == 0
